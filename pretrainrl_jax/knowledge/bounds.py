@@ -27,8 +27,7 @@ drawn evenly, each for itself, from a known set, the paper's second theorem: wit
 
     error >= singletons / N - 2 / K - (35 + 6 ln N) / sqrt(N) - delta.
 
-Its first step is the one above, so that again `1 - q(V)` is bounded. It is of the whole of A: where answers
-above the threshold were not found, delta may be up to `delta_most`. The correction is above 1, so that
+Its first step is the one above, so that again `1 - q(V)` is bounded. The correction is above 1, so that
 nothing is said, up to about 7,900 statements.
 """
 
@@ -47,7 +46,6 @@ class Answers(NamedTuple):
     valid: Sequence[float]  # q of each, in the same order
     wrong: Sequence[float]  # q of erroneous answers; others are left out of A
     erroneous: int  # |E_c|; those above among them
-    unfound: float = 0.0  # the mass of q that was not looked at
 
 
 @dataclass(frozen=True)
@@ -60,29 +58,13 @@ class Measured:
     threshold: float
     gold_missed: float  # p of valid answers that are not above the threshold
     errors_taken: float  # share of E_c that is
-    errors_taken_most: float  # the same if as many others as `unfound` has room for were
-    incomplete: int  # prompts with such room
+    err_iiv: float  # how often the threshold is wrong about validity
     p_above: float  # p(A)
     p_hat_above: float  # q(A)
-    p_hat_above_most: float  # the same with all of `unfound` where it has such room
+    delta: float  # how far the model is from calibrated at the threshold
     error: float  # 1 - q(V)
     error_known: float  # q(E)
     outside: float  # the rest
-
-    @property
-    def err_iiv(self) -> float:
-        """How often the threshold is wrong about validity."""
-        return (self.gold_missed + self.errors_taken) / 2
-
-    @property
-    def delta(self) -> float:
-        """How far the model is from calibrated at the threshold."""
-        return abs(self.p_hat_above - self.p_above)
-
-    @property
-    def delta_most(self) -> float:
-        """The most that it can be."""
-        return max(self.delta, self.p_hat_above_most - self.p_above)
 
 
 def measure(prompts: Sequence[Answers], weights: Sequence[float] | None = None) -> Measured:
@@ -99,49 +81,36 @@ def measure(prompts: Sequence[Answers], weights: Sequence[float] | None = None) 
     fewest = min(prompt.erroneous for prompt in prompts)
     if not fewest:
         raise ValueError("a prompt has no erroneous answer: leave it out")
-    threshold = 1 / fewest
-    rows = np.array([_terms(prompt, threshold) for prompt in prompts], np.float64)
-    p_above, p_hat_above, room, taken, lifted, error, error_known = np.average(rows, axis=0, weights=weight)
+    rows = np.array([_terms(prompt, 1 / fewest) for prompt in prompts], np.float64)
+    means = np.average(rows, axis=0, weights=weight).tolist()
+    p_above, p_hat_above, errors_taken, error, error_known = means
     return Measured(
         questions=len(prompts),
         max_valid=max(len(prompt.valid) for prompt in prompts),
         min_erroneous=fewest,
-        threshold=threshold,
-        gold_missed=float(1 - p_above),
-        errors_taken=float(taken),
-        errors_taken_most=float(taken + lifted),
-        incomplete=int(np.count_nonzero(rows[:, 2])),
-        p_above=float(p_above),
-        p_hat_above=float(p_hat_above),
-        p_hat_above_most=float(p_hat_above + room),
-        error=float(error),
-        error_known=float(error_known),
-        outside=float(error - error_known),
+        threshold=1 / fewest,
+        gold_missed=1 - p_above,
+        errors_taken=errors_taken,
+        err_iiv=(1 - p_above + errors_taken) / 2,
+        p_above=p_above,
+        p_hat_above=p_hat_above,
+        delta=abs(p_hat_above - p_above),
+        error=error,
+        error_known=error_known,
+        outside=error - error_known,
     )
 
 
 def _terms(prompt: Answers, threshold: float) -> tuple[float, ...]:
-    """p(A), q(A), `unfound` where it may belong to A, shares of E_c in A and that may be, 1 - q(V), q(E)."""
-    wrong = sorted(prompt.wrong, reverse=True)
-    above = [q for q in wrong if q > threshold]
+    """p(A), q(A), the share of E_c in A, 1 - q(V), q(E)."""
+    above = [q for q in prompt.wrong if q > threshold]
     valid = [(p, q) for p, q in zip(prompt.true, prompt.valid, strict=True) if q > threshold]
-    # The mass not looked at would lift those over the threshold first that are nearest to it.
-    room, lifted = prompt.unfound, 0
-    for q in wrong[len(above) :]:
-        if room <= threshold - q:
-            break
-        room, lifted = room - (threshold - q), lifted + 1
-    else:
-        others = prompt.erroneous - len(wrong)
-        lifted += min(others, max(0, math.ceil(room / threshold) - 1))
     return (
         math.fsum(p for p, _ in valid),
         math.fsum(q for _, q in valid) + math.fsum(above),
-        prompt.unfound if lifted else 0.0,
         len(above) / prompt.erroneous,
-        lifted / prompt.erroneous,
         max(0.0, 1 - math.fsum(prompt.valid)),
-        math.fsum(wrong),
+        math.fsum(prompt.wrong),
     )
 
 
