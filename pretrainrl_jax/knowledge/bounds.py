@@ -2,33 +2,9 @@
 
 A prompt c has valid answers V_c and erroneous ones E_c; training text answers it by p(r|c), all of it
 valid, the model by q(r|c), and prompts are drawn by weights. A threshold on q makes the model a judge of
-answers: above it (A) they are taken for valid. "Is it valid?" (IIV) asks of an answer that is drawn from p
-in one half of the cases, and evenly from E_c in the other; `err_iiv` is how often the judge is wrong.
-
-The theorem for any model: with K = min |E_c| and the threshold 1/K, strictly above,
-
-    error >= 2 err_iiv - max |V_c| / K - delta,    delta = |q(A) - p(A)|
-
-It assumes that the model says nothing outside of V and E. Real ones do, and we need no more than a look at
-its proof (ours) to see what remains. Let B be the complement of A, `outside` the mass of q outside of V and
-E. (1) An answer in A has q > 1/K >= 1/|E_c|, so q(A and E) is at least the mean of |A_c and E_c| / |E_c|:
-half of 2 err_iiv. (2) The other half is p(B) = 1 - p(A) <= 1 - q(A) + delta = q(B and V) + q(B and E) +
-outside + delta. (3) An answer in B has q <= 1/K, so q(B and V) <= max |V_c| / K. Together
-
-    q(E) + outside = 1 - q(V) >= 2 err_iiv - max |V_c| / K - delta,    q(E) >= the same - outside.
-
-So the bound holds exactly for the share of answers that are not valid, and it is that which is measured
-beside it. (1) asks nothing of an answer in E that is left out of A, and (3) looks at valid answers alone.
-So the bound holds, too, where only some of the erroneous answers above the threshold were found, all terms
-being taken of those found; any set will do for E, the model's own falsehoods among it.
-
-For singletons (prompts that the N statements of the training text name exactly once) and answers that are
-drawn evenly, each for itself, from a known set, the paper's second theorem: with probability 0.99
-
-    error >= singletons / N - 2 / K - (35 + 6 ln N) / sqrt(N) - delta.
-
-Its first step is the one above, so that again `1 - q(V)` is bounded. The correction is above 1, so that
-nothing is said, up to about 7,900 statements.
+answers: above it (A) they are taken for valid. `err_iiv` is how often that judge is wrong, of answers drawn
+from p in one half of the cases, and evenly from E_c in the other. docs/theory.md has the theorems, and our
+proof that they hold for q(E) + outside, where `outside` is what q says that is neither in V nor in E.
 """
 
 import math

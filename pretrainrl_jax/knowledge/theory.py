@@ -9,32 +9,7 @@ Prompts are questions in the trained wording, trained and held out ones. Of each
   imagined to be drawn;
 - what the model says else is `outside`: answers unknown or not found, and those without an end.
 
-What `theory` gives, as JSON (shares in [0, 1]; a bound may be below):
-
-    "questions"         prompts
-    "without_errors"    of them, those of which no erroneous answer is known: they are in no bound
-    "iiv"               BOUND of all prompts, each weighing the same; null without any. It also has
-                        "bound_of_categories", what the categories' bounds come to together
-    "categories"        [{"category", …BOUND}], the same of each category alone, the largest first
-    "statements"        COUNTS of the training text; null where it is not known
-    "singleton"         SINGLETON; null without statements or prompts
-    "notes"             sentences: what the numbers assume
-
-BOUND: the terms that `bounds.Measured` has, of answers drawn at temperature 1; "bound" = 2 "err_iiv" -
-"size_term" - "delta", "vacuous" if it is 0 or less; "size_term" = "max_valid" / "min_erroneous"; "holds",
-"error" >= "bound"; "bound_known" = "bound" - "outside", what "error_known" is at least.
-
-COUNTS: "source", "texts", "characters", "prompts" (of the facts), "stated" (of them, at least once),
-"statements" (N), "false" (of them) and "unknown" (no statement of these prompts), null where nobody looked,
-"singletons", "doubletons", "singleton_rate" (null without statements), "missing_mass": {"good_turing",
-"interval", "true"}, the probability that a new statement is of a prompt never stated: estimated (it is the
-singleton rate), its 95 % interval, and as it is, null where not known.
-
-SINGLETON: the same terms, with other weights and E_c; "bound" = "singleton_rate" - "size_term" -
-"sample_term" - "delta", "size_term" = 2 / "min_erroneous", "sample_term" = (35 + 6 ln N) / sqrt(N).
-"weights": "statements" (prompts weigh what their probability in a statement is) or "equal" (it is not known).
-"covered": probability of the prompts that were asked, null for equal weights. "told_more": the model has
-learned from more than these statements, so that the theorem says nothing of it and "holds" is null.
+docs/theory.md lists what `theory` gives, as JSON.
 """
 
 import math
