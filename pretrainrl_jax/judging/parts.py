@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.judging.prompts import ASKING, Prompt, judge_prompt
-from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Part, Scored, shown, total
+from pretrainrl_jax.judging.protocol import Case, Counts, Part, Scored, total
 
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
 Texts = dict[str, str]  # by the names of a prompt's places
@@ -54,7 +54,6 @@ def pairwise(ask: Callable[[Sequence[Texts]], Sequence[Answer]]) -> Callable[[Se
 
     A comparison without a verdict is in no mean; a candidate with verdicts on fewer than half of its
     comparisons has no score. The counts of a case tell what the judge prefers: see `preferences`.
-    The part raises JudgeError for a wrong number of verdicts and for what is no probability.
     """
 
     def judge(cases: Sequence[Case]) -> Scored:
@@ -62,18 +61,9 @@ def pairwise(ask: Callable[[Sequence[Texts]], Sequence[Answer]]) -> Callable[[Se
         asked: list[Texts] = []
         for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
             asked += [{"prefix": prefix, "first": texts[i], "second": texts[j]} for i, j in own]
-        answers = ask(asked)
-        if len(answers) != len(asked):
-            raise JudgeError(f"the judge's part quality gave {len(answers)} verdicts on {len(asked)} pairs")
-        for texts, answer in zip(asked, answers, strict=True):
-            if answer.shares is not None and not 0 <= answer.shares[0] <= 1:
-                raise JudgeError(
-                    f"the judge's part quality gave {answer.shares[0]!r}, which is no probability, to a pair "
-                    f"after {shown(texts['prefix'])}: mend the judge"
-                )
-        remaining, scores, counts = iter(answers), list[list[float | None]](), list[Counts]()
+        answers, scores, counts = iter(ask(asked)), list[list[float | None]](), list[Counts]()
         for case, own in zip(cases, chosen, strict=True):
-            given = {pair: next(remaining) for pair in own}
+            given = {pair: next(answers) for pair in own}
             won = {pair: None if one.shares is None else one.shares[0] for pair, one in given.items()}
             scores.append(_means(len(case.candidates), won))
             counts.append(preferences(case.candidates, won) | total(one.counts for one in given.values()))
