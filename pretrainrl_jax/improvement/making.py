@@ -113,11 +113,6 @@ def echoes(prompt: Prompt, text: str) -> bool:
     return broken_off or not set(own).isdisjoint(lines)
 
 
-def short_name(corruption: str) -> str:
-    """What lines call a corruption: the name of its prompt without `corrupt_`."""
-    return corruption.removeprefix("corrupt_")
-
-
 def judge_lines(
     pieces: Sequence[Piece],
     corruptions: Sequence[str],
@@ -181,7 +176,7 @@ def _spoilt(
     for turn, prompt in enumerate(corruptions):
         places = [at for at, piece in enumerate(pieces) if piece.number % len(corruptions) == turn]
         for at, text in zip(places, corrupt(prompt, [pieces[at] for at in places]), strict=True):
-            name, original = short_name(prompt), pieces[at].suffix
+            name, original = prompt.removeprefix("corrupt_"), pieces[at].suffix
             words = WORD.findall((text or "").casefold())
             if text is None or not text.strip():
                 counts[f"corruptions.{name}.malformed"] += 1

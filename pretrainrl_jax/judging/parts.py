@@ -1,8 +1,7 @@
 """Parts of a judge that ask a model, wherever it runs: on the run's devices, or on a server."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from types import MappingProxyType
 from typing import NamedTuple
@@ -32,14 +31,6 @@ def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
     Raises InputError if a prompt's file is not as it must be.
     """
     return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
-
-
-def model_parts(prompts: Mapping[str, Prompt], ask: Ask) -> dict[str, Part]:
-    """The parts that ask, by their prompts."""
-    return {
-        name: pairwise(partial(ask, prompt)) if name == "quality" else _each(prompt, ask)
-        for name, prompt in prompts.items()
-    }
 
 
 def pairwise(ask: Callable[[Sequence[Texts]], Sequence[Answer]]) -> Callable[[Sequence[Case]], Scored]:
@@ -110,7 +101,7 @@ def _means(candidates: int, verdicts: dict[tuple[int, int], float | None]) -> li
     return means
 
 
-def _each(prompt: Prompt, ask: Ask) -> Part:
+def pointwise(prompt: Prompt, ask: Ask) -> Part:
     """Candidates one by one: the mean of the verdicts' worth, from 1 of the best to 0 of the worst."""
 
     def judge(cases: Sequence[Case]) -> Scored:

@@ -300,7 +300,7 @@ def corrupting(context: Context, improvement: Improvement) -> labels.Corrupt:
             written = model_rewriter(improvement.writer(prompts[name]))(cases) if cases else []
             return [None if text and labels.echoes(prompts[name], text) else text for text in written]
 
-        return asked_by(server, work, f"writing corruptions ({labels.short_name(name)})")
+        return asked_by(server, work, f"writing corruptions ({name})")
 
     return corrupt
 
