@@ -78,14 +78,10 @@ def evaluate_truthfulness(
     trees = documents(loaded.tokenizer, texts, settings.length)
     advance = begin(len(asked) + SAMPLES * len(opened) + len(trees))
 
-    def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
-        how: Json = {"temperature": temperature, "seed": config.seed % (1 << 32)}
-        how |= {"batch": config.evaluate.batch, "max_new_tokens": settings.suffix, "advance": advance}
-        return continuations(loaded, prefixes, room=settings.length - settings.suffix, **how)
-
-    greedy = write([prefix.text for prefix in asked], 0.0)
+    greedy = continuations(loaded, [prefix.text for prefix in asked], 0.0, config, advance)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
-    drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
+    repeated = [prefix for prefix in opened for _ in range(SAMPLES)]
+    drawn = iter(continuations(loaded, repeated, 1.0, config, advance))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
     nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
     return {
@@ -184,13 +180,11 @@ def distinct_ngrams(texts: Iterable[tuple[int, ...]]) -> float | None:
 
 
 def continuations(
-    loaded: Loaded, prefixes: Sequence[str], *, room: int, **sampling: Any
+    loaded: Loaded, prefixes: Sequence[str], temperature: float, config: Config, advance: Advance
 ) -> list[Continuation]:
-    """What a model writes after each prefix, of which it sees the last `room` tokens.
-
-    `sampling`: as `sample_batch` takes it, but for the filters, which are off.
-    """
-    tokenizer, vocabulary = loaded.tokenizer, loaded.model.shape.vocabulary
+    """What a model writes after each prefix, of which it sees the last tokens, as a policy does."""
+    tokenizer, vocabulary, settings = loaded.tokenizer, loaded.model.shape.vocabulary, config.selfimprove
+    room = settings.length - settings.suffix
     if not prefixes:
         return []
     shown = max(1, room - len(tokenizer.start))
@@ -201,10 +195,14 @@ def continuations(
         prompts,
         ends_at(tokenizer, vocabulary, newline=False),
         samples=1,
+        max_new_tokens=settings.suffix,
+        temperature=temperature,
         top_p=1.0,
         top_k=0,
+        seed=config.seed % (1 << 32),
+        batch=config.evaluate.batch,
         shortest=bucket(room) // 2,
-        **sampling,
+        advance=advance,
     )
     return [
         Continuation(text_after(tokenizer, prompt, one.tokens), one.tokens, one.finished)

@@ -367,11 +367,10 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
             "not what it wrote; remove evaluations/selfimprove to measure all anew"
         )
         return kept
-    with context.screen.track(f"evaluate/selfimprove/{system}/judged", len(cuts), "prefixes") as bar:
-
-        def judge() -> list[float | None]:
-            return won(improvement.full_judge, base, continued, config.selfimprove.documents, bar.advance)
-
-        verdicts = asked_by(config.judge.server, judge, "judging the base model's continuations")
+    verdicts = asked_by(
+        config.judge.server,
+        lambda: won(improvement.full_judge, base, continued),
+        "judging the base model's continuations",
+    )
     wins = [verdict for verdict in verdicts if verdict is not None]
     return kept | {"compared": [{"won": win} for win in wins], "unjudged": len(verdicts) - len(wins)}
