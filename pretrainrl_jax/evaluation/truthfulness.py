@@ -54,11 +54,10 @@ def evaluate_truthfulness(
     config: Config,
     begin: Callable[[int], Advance] = lambda total: lambda n: None,
 ) -> Json:
-    """What a model's continuations state, and how well it predicts text.
+    """What a model's continuations state, and how well it predicts `held_out_texts`.
 
-    Texts are the made documents that are held out, or where there are none those of `evaluate.text`; of each
-    kind of prefix there are `documents.held_out` at most. Where documents are read and facts are not, nothing
-    is asked about facts: no text tells of a made-up world.
+    Of each kind of prefix there are `documents.held_out` at most. Where documents are read and facts are not,
+    nothing is asked about facts: no text tells of a made-up world.
 
     Args:
         made: documents about the facts; empty where others are read. `statements` are of the same facts.

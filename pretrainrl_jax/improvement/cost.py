@@ -63,8 +63,6 @@ def price_of(config: Config, cost: Cost) -> float:
 
 def told(cost: Cost) -> str:
     """In words."""
-    verdicts = (
-        f"{cost.verdicts:,} verdicts of the model that judges" if cost.verdicts else "no model's verdict"
-    )
     rewrites = f", {cost.rewrites:,} rewrites of a model" if cost.rewrites else ""
-    return f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens, {verdicts}{rewrites}"
+    sampled = f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens"
+    return f"{sampled}, {cost.verdicts:,} verdicts of the model that judges{rewrites}"

@@ -44,10 +44,9 @@ class Measured:
 
 
 def measure(prompts: Sequence[Answers], weights: Sequence[float] | None = None) -> Measured:
-    """The terms; by `weights` in proportion, which are not negative, or every prompt the same.
+    """The terms, of the prompts that weigh anything: by `weights` in proportion, or every one the same.
 
-    The extremes of |V_c| and |E_c| are of the prompts that weigh anything. Raises ValueError if none does, or
-    if one has no erroneous answer: there is no threshold then.
+    Raises ValueError if none does, or if one has no erroneous answer: there is no threshold then.
     """
     weight = np.ones(len(prompts)) if weights is None else np.asarray(weights, np.float64)
     prompts = [prompt for prompt, w in zip(prompts, weight, strict=True) if w > 0]

@@ -223,10 +223,7 @@ OF_MINING = {
 
 
 def of_mining(statistics: Json) -> list[Signature]:
-    """The signatures that mined negatives show (`mined/statistics.json`): implausible ones, whose
-    probability is next to nothing; answers that the search finds again and again; pieces of answers; and
-    negatives that are true by the looser rule, in another spelling, or of a namesake.
-    """
+    """The signatures that mined negatives show, of `mined/statistics.json`."""
     quality, taken = statistics.get("quality"), statistics.get("dropped", {}).get("beam", {})
     if not quality:
         return []

@@ -62,7 +62,6 @@ class Prompt:
     """A question with what the model's probabilities are of its answers, each distinct when normalised."""
 
     fact: str  # id
-    question: str
     category: str
     answer: str  # the canonical one, normalised
     valid: tuple[float, ...]  # of each true answer, the canonical one before all; not asked and not found: 0
@@ -105,7 +104,6 @@ def prompt_of(
     wrong.pop("", None)  # an answer of nothing is no plausible one
     return Prompt(
         fact.id,
-        question,
         fact.category,
         canonical,
         tuple(valid.values()),
