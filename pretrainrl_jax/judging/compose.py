@@ -60,8 +60,9 @@ def make_judge(
     parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
     if statements is not None:
         parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
-    for name, prompt in prompts_of(settings).items() if ask else ():
-        parts[name] = pairwise(partial(ask, prompt)) if name == "quality" else pointwise(prompt, ask)
+    if ask:
+        for name, prompt in prompts_of(settings).items():
+            parts[name] = pairwise(partial(ask, prompt)) if name == "quality" else pointwise(prompt, ask)
     weights = {name: getattr(settings, name) for name in PARTS}
     for name, weight in weights.items():
         if weight and name not in parts:
