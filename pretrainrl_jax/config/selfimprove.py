@@ -58,6 +58,10 @@ class ServerConfig(Section):
         results=ASKING,
     )
     concurrent: PositiveInt = setting(32, "requests in flight at most")
+    requests_per_minute: NonNegativeInt = setting(0, "requests begun a minute at most; 0: no limit")
+    tokens_per_minute: NonNegativeInt = setting(
+        0, "tokens of prompts and replies a minute at most, as estimated before; 0: no limit"
+    )
     timeout: PositiveFloat = setting(120.0, "seconds to wait for a reply")
     patience: NonNegativeFloat = setting(
         600.0, "seconds without any reply after which the run saves what it has and ends with exit code 1"

@@ -11,9 +11,8 @@ from pretrainrl_jax.config import METHODS, NAMED, OBJECTIVES, Config, Selfimprov
 from pretrainrl_jax.config.declare import Results
 from pretrainrl_jax.version import STAMP
 
-PACE = [f"{who}.server.{what}_per_minute" for who in ("judge", "rewriter") for what in ("requests", "tokens")]
-GONE = {"judge.pairs": ("all",), "judge.opponents": (2,), **dict.fromkeys(PACE, ())}
-"""Settings of former versions, and the values that mean what is done now; none: all. Others are refused."""
+GONE = {"judge.pairs": ("all",), "judge.opponents": (2,)}
+"""Settings of former versions, and the values that mean what is done now; others are refused as unknown."""
 
 
 class Setting(NamedTuple):
@@ -110,7 +109,7 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         known += every_setting(section_named(section, name), f"{section}.{name}.")
     now = {setting.former: setting.name for setting in known if setting.former}
     given = {now.get(name, name): value for name, value in values.items() if name not in STAMP}
-    given = {n: value for n, value in given.items() if n not in GONE or (GONE[n] and value not in GONE[n])}
+    given = {name: value for name, value in given.items() if value not in GONE.get(name, ())}
     if "anchor.texts" in given:  # which each had that length at most
         given["anchor.tokens"] = given.pop("anchor.texts") * given["anchor.length"]
     result: dict[str, Any] = {}

@@ -21,7 +21,7 @@ from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.judging.ledger import Ledger, Reply, Spent, key_of
 from pretrainrl_jax.storage import user_cache
 
-CHARACTERS = 4  # of a token, roughly: what budgets reckon with before a reply tells
+CHARACTERS = 4  # of a token, roughly: what limits and budgets reckon with before a reply tells
 MARGIN = 1.5  # on that
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 20.0  # seconds before a request is sent again
 SAY_EVERY = 30.0  # seconds, while a server does not reply
@@ -62,7 +62,7 @@ class Server:
         if settings.key_variable and not self._key:
             meaning = f"set it, or change {settings.place}.key_variable"
             raise InputError(f"the environment variable {settings.key_variable} is not set: {meaning}")
-        self._openai, self._tenacity = _libraries(settings)
+        self._openai, self._tenacity, self._limiters = _libraries(settings)
         self._ledger = Ledger(Path(settings.cache or user_cache(environment) / "replies.sqlite"))
         self.spent = self._ledger.spent(run)  # what the run has taken of it, earlier starts included
         self._promised = [0, 0, 0]
@@ -157,7 +157,7 @@ class Server:
         async with self._slots:
             with self._promised_to(promise):
                 try:
-                    reply = await retrying(self._send, fields)
+                    reply = await retrying(self._send, fields, promise)
                 except Exception as error:
                     raise self._failure(error) from None
                 self._ledger.put(key, self._run, reply)
@@ -178,7 +178,10 @@ class Server:
         }
         return {name: value for name, value in (fields | self._extra).items() if value is not None}
 
-    async def _send(self, fields: Mapping[str, Any]) -> Reply:
+    async def _send(self, fields: Mapping[str, Any], promise: Sequence[int]) -> Reply:
+        for limiter, amount in zip(self._limiters, (1, sum(promise[1:])), strict=True):
+            if limiter:
+                await limiter.acquire(min(amount, limiter.max_rate))
         async with asyncio.timeout(self._settings.timeout):
             given = await self._client.chat.completions.create(
                 model=fields["model"],
@@ -289,12 +292,14 @@ class _Odd(Exception):
     """A reply of HTTP that is none of the protocol."""
 
 
-def _libraries(settings: ServerConfig) -> tuple[Any, Any]:
-    """`openai` and `tenacity`."""
+def _libraries(settings: ServerConfig) -> tuple[Any, Any, list[Any]]:
+    """`openai` and `tenacity`, and a limiter of requests and one of tokens, or None."""
     try:
         import openai
         import tenacity
+        from aiolimiter import AsyncLimiter
     except ImportError as error:
         needed = f"{settings.place}.url needs a library that is missing ({error.name})"
         raise InputError(f"{needed}: pip install 'pretrainrl_jax[servers]'") from None
-    return openai, tenacity
+    limits = (settings.requests_per_minute, settings.tokens_per_minute)
+    return openai, tenacity, [AsyncLimiter(limit, 60) if limit else None for limit in limits]

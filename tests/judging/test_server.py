@@ -170,8 +170,31 @@ def test_killed_and_restarted_under_load_nothing_is_paid_twice(ask: Asked):
     assert server.spent.requests == 40
 
 
-def test_limits_of_a_run(ask: Asked):
+def test_limits_of_a_minute_and_of_a_run(ask: Asked, monkeypatch: pytest.MonkeyPatch):
+    import aiolimiter
+
+    made: list[tuple[float, float]] = []
+    taken: dict[float, list[float]] = {}
+
+    class Limiter(aiolimiter.AsyncLimiter):
+        def __init__(self, rate: float, period: float) -> None:
+            made.append((rate, period))
+            super().__init__(rate, period / 600)  # a minute in 0.1 s
+
+        async def acquire(self, amount: float = 1) -> None:
+            taken.setdefault(self.max_rate, []).append(amount)
+            await super().acquire(amount)
+
+    monkeypatch.setattr(aiolimiter, "AsyncLimiter", Limiter)
     with model_server(echo) as there:
+        began = time.monotonic()
+        ask(there.url, requests_per_minute=5, tokens_per_minute=9999).ask(texts(20))
+        assert made == [(5, 60), (9999, 60)]
+        assert time.monotonic() - began >= 0.25  # 5 at once, 15 more at 50 a second
+        assert taken[5] == [1] * 20
+        assert len(taken[9999]) == 20
+        assert min(taken[9999]) > 1  # tokens: of what is asked, and of the longest reply
+        there.asked.clear()
         limited = ask(there.url, run="budget", max_requests=6, cache=str(ask.folder / "own.sqlite"))
         with pytest.raises(ServerError, match=r"gave 6 replies, .*max_requests is 6: raise it"):
             limited.ask(texts(20))

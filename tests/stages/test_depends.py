@@ -112,7 +112,8 @@ def test_every_setting_matters_to_some_stage_or_is_known_not_to() -> None:
     )
     told = {"label", "words", "above", "recommended"}
     told |= {"url", "key_variable", "timeout", "patience", "cache"}  # where and when a server is asked
-    told |= {"concurrent", "max_requests", "max_tokens", "max_cost", "price_in", "price_out"}
+    told |= {"concurrent", "requests_per_minute", "tokens_per_minute"}
+    told |= {"max_requests", "max_tokens", "max_cost", "price_in", "price_out"}
     assert not {name for name in unread if not name.startswith(free) and name.split(".")[-1] not in told}
 
 
