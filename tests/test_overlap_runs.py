@@ -156,6 +156,8 @@ def test_a_slow_judge_is_waited_for_and_changes_nothing(
     assert sum(line["seconds_waiting"] for line in lines) > 0.4
     for line in lines:
         assert 0 <= line["device_share"] <= 1
+        assert 0 <= line["judge_share"] <= 1
+    assert max(line["judge_share"] for line in lines[1:]) > 0.8
     assert min(line["device_share"] for line in lines[1:]) < 0.5
     assert "waited s" in ran.err
     summary = json.loads((tmp_path / "run" / "selfimprove" / "dpo" / "summary.json").read_text())

@@ -2,10 +2,11 @@
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from concurrent import futures
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -22,7 +23,10 @@ class Jobs:
     def __init__(self, workers: int) -> None:
         self.workers = workers
         self._asked: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._inline: dict[Future[Any], Callable[[], Any]] = {}
         self._closed = False
+        self._lock, self._running = threading.Lock(), 0
+        self._since = self._busy = 0.0  # when the first of those that run began; seconds before that
 
     def __enter__(self) -> "Jobs":
         for _ in range(self.workers):
@@ -37,38 +41,59 @@ class Jobs:
     def submit(self, work: Callable[[], Any]) -> Future[Any]:
         """Ask for some work; its error is raised where its result is asked for."""
         job: Future[Any] = Future()
-        self._asked.put((job, work))
+        if self.workers:
+            self._asked.put((job, work))
+        else:
+            self._inline[job] = work
         return job
 
     def wait(self, job: Future[Any], seconds: float, stops: Callable[[], bool] = lambda: False) -> bool:
         """Whether it is done, once it is, or after so many seconds, or when `stops` says so."""
-        while not self.workers and not job.done() and (asked := self._asked.get()):
-            _do(*asked)
+        if work := self._inline.pop(job, None):
+            self._do(job, work)
         until = time.monotonic() + seconds
         while not job.done() and not stops() and (left := until - time.monotonic()) > 0:
             futures.wait([job], min(left, LOOK_SECONDS))
         return job.done()
 
+    def busy(self) -> float:
+        """Seconds in which some work was under way, since this was last asked."""
+        with self._lock:
+            return self._count()
+
+    def _count(self, more: int = 0) -> float:
+        """The same, with the lock held; from now on so many more are under way."""
+        now = time.perf_counter()
+        busy = self._busy + (now - self._since if self._running else 0.0)
+        self._since, self._busy = now, 0.0
+        self._running += more
+        return busy
+
     def _work(self) -> None:
-        while (asked := self._asked.get()) and not self._closed:
-            _do(*asked)
+        while asked := self._asked.get():
+            if not self._closed:
+                self._do(*asked)
 
-
-def _do(job: Future[Any], work: Callable[[], Any]) -> None:
-    try:
-        job.set_result(work())
-    except BaseException as error:
-        job.set_exception(error)
+    def _do(self, job: Future[Any], work: Callable[[], Any]) -> None:
+        with self._lock:
+            self._busy = self._count(+1)
+        try:
+            finish = partial(job.set_result, work())
+        except BaseException as error:
+            finish = partial(job.set_exception, error)
+        with self._lock:
+            self._busy = self._count(-1)
+        finish()
 
 
 class Seconds:
     """Adds up the time of a step; `metrics` gives it, and the next step begins.
 
-    `on_devices`: a model judges there, so they are not idle meanwhile.
+    `jobs` are the judge's; `on_devices`: a model judges there, so they are not idle meanwhile.
     """
 
-    def __init__(self, on_devices: bool) -> None:
-        self._on_devices = on_devices
+    def __init__(self, jobs: Jobs, on_devices: bool) -> None:
+        self._jobs, self._on_devices = jobs, on_devices
         self._spent: dict[str, float] = {}
         self._began = time.perf_counter()
 
@@ -80,10 +105,20 @@ class Seconds:
         self._spent[what] = self._spent.get(what, 0.0) + time.perf_counter() - began
 
     def metrics(self) -> dict[str, float]:
-        """Seconds by name, those waited for a judge, and the share of the others in the time of the step."""
-        now, spent = time.perf_counter(), self._spent
+        """Seconds by name, those waited for a judge, and the shares of the time since the last step.
+
+        `device_share` is of the time in which the main thread did not stand at the judge, `judge_share` of
+        that in which one job of the judge's or more was under way.
+        """
+        now, busy, spent = time.perf_counter(), self._jobs.busy(), self._spent
         wall = max(now - self._began, 1e-9)
         self._began, self._spent = now, {}
         spent.setdefault("waiting", 0.0 if self._on_devices else spent.get("judging", 0.0))
-        seconds = {f"seconds_{what}": value for what, value in spent.items()}
-        return seconds | {"device_share": 1 - spent["waiting"] / wall}
+        shares = {"device_share": 1 - spent["waiting"] / wall, "judge_share": min(busy / wall, 1.0)}
+        return {**{f"seconds_{what}": value for what, value in spent.items()}, **shares}
+
+
+def utilisation(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of a step that a progress bar shows, in % and seconds."""
+    shares = {"device %": metrics["device_share"], "judge %": metrics["judge_share"]}
+    return {name: 100 * share for name, share in shares.items()} | {"waited s": metrics["seconds_waiting"]}

@@ -41,6 +41,7 @@ TIMES = {
     "all steps": at(duration, "seconds"),
     **{f"{part} %": at(in_percent, part) for part in PARTS},
     "devices at work %": at(in_percent, "device_share"),
+    "judge at work %": at(in_percent, "judge_share"),
     "steps behind": at(partial(figure, places=1), "staleness"),
 }
 
@@ -74,7 +75,7 @@ def _times(lines: list[Json]) -> Json:
     waited = [{"seconds_judging": line.get("seconds_waiting")} | line for line in lines]
     spent = {part: sum(number(line.get(f"seconds_{part}")) or 0.0 for line in waited) for part in PARTS}
     seconds, means = sum(spent.values()), _means(lines)
-    work = {key: means.get(key) or None for key in ("device_share", "staleness")}
+    work = {key: means.get(key) or None for key in ("device_share", "judge_share", "staleness")}
     return {"seconds": seconds, **{part: own / (seconds or 1) for part, own in spent.items()}, **work}
 
 

@@ -15,7 +15,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
 from pretrainrl_jax.improvement.cost import comparing, cost_of, rollout_count, told
 from pretrainrl_jax.improvement.experience import Experience, Sampled
-from pretrainrl_jax.improvement.jobs import Jobs, Seconds
+from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 from pretrainrl_jax.improvement.outstanding import Outstanding
@@ -100,7 +100,7 @@ class Method:
         fruitless = 0  # steps
         with self._learner.session(state, progress, experience, total) as session, Jobs(workers) as jobs:
             judged_there = self._method.judged and self._improvement.judge_model
-            self._seconds = Seconds(on_devices=bool(judged_there))
+            self._seconds = Seconds(jobs, on_devices=bool(judged_there))
             outstanding = Outstanding(self._asking, jobs, self._method, self._tokenizer, settings.length)
             for sampled in experience.queue:  # the same as are outstanding
                 outstanding.ask(sampled)
@@ -229,7 +229,7 @@ class Method:
         spent = self._seconds.metrics() | {"staleness": float(behind)}
         session.log(of_training(metrics) | seen | spent)
         if self._ahead or (self._method.judged and verdicts_per_case(context.config.judge, 2)):
-            session.show({"device %": 100 * spent["device_share"], "waited s": spent["seconds_waiting"]})
+            session.show(utilisation(spent))
         for sentence in (*self._collapse.look(step, seen), *self._improvement.unmatched(judged)):
             context.screen.warn(f"{self._stage}: {sentence}")
         write_examples(context, self._system, step, session.total_steps, judged)

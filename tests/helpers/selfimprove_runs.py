@@ -28,7 +28,7 @@ CONFIG = (
     )
 )
 # What no two runs share.
-TIMED = ("seconds_", "time", "wall", "device_share")
+TIMED = ("seconds_", "time", "wall", "device_share", "judge_share")
 
 
 def steps(workdir: Path, system: str) -> list[dict]:

@@ -6,7 +6,7 @@ import time
 import pytest
 from helpers.command_line import python
 
-from pretrainrl_jax.improvement.jobs import Jobs, Seconds
+from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -80,22 +80,30 @@ print("ended")
     assert time.monotonic() - began < 60
 
 
-def test_the_share_in_which_nobody_waited():
-    seconds = Seconds(on_devices=False)
-    with seconds("waiting"):
+def test_time_is_counted_once_where_two_jobs_run_and_not_where_none_does():
+    with Jobs(2) as jobs:
+        seconds = Seconds(jobs, on_devices=False)
+        every = [jobs.submit(lambda: time.sleep(0.4)) for _ in range(2)]
+        with seconds("waiting"):
+            assert all(jobs.wait(job, 10) for job in every)
         time.sleep(0.4)
-    time.sleep(0.4)
-    told = seconds.metrics()
+        told = seconds.metrics()
     assert told["seconds_waiting"] == pytest.approx(0.4, abs=0.15)
+    assert told["judge_share"] == pytest.approx(0.5, abs=0.15)
     assert told["device_share"] == pytest.approx(0.5, abs=0.15)
+    shown = utilisation(told)
+    assert shown["device %"] == pytest.approx(100 * told["device_share"])
+    assert shown["waited s"] == told["seconds_waiting"]
 
 
 @pytest.mark.parametrize(("on_devices", "waited"), [(False, 0.2), (True, 0.0)])
 def test_one_by_one_the_judge_is_waited_for_unless_the_devices_judge(on_devices: bool, waited: float):
-    seconds = Seconds(on_devices)
-    with seconds("judging"):
-        time.sleep(0.2)
-    told = seconds.metrics()
+    with Jobs(0) as jobs:
+        seconds = Seconds(jobs, on_devices)
+        with seconds("judging"):
+            jobs.wait(jobs.submit(lambda: time.sleep(0.2)), 0)
+        told = seconds.metrics()
     assert told["seconds_waiting"] == pytest.approx(waited, abs=0.1)
     assert told["seconds_judging"] == pytest.approx(0.2, abs=0.1)
+    assert told["judge_share"] > 0.8
     assert (told["device_share"] or 0) == pytest.approx(0.0 if waited else 1.0, abs=0.2)

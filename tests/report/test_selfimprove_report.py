@@ -218,13 +218,13 @@ def test_a_page_of_a_run_that_was_judged_beside_the_devices(workdir: Path):
     for line in lines:
         if line["stage"] == first and "seconds_judging" in line:
             del line["seconds_judging"]
-            line |= {"seconds_waiting": 2.3, "device_share": 0.425, "staleness": 2.0}
+            line |= {"seconds_waiting": 2.3, "device_share": 0.425, "judge_share": 0.9, "staleness": 2.0}
     path.write_text("\n".join(map(json.dumps, lines)) + "\n", "utf-8")
     report(workdir)
     tags = parse((workdir / "report" / "index.html").read_text("utf-8"))
     times = table(tags, "method", "all steps")
-    assert times[0] == ["online DPO", "6 min 0 s", "25.0", "57.5", "5.0", "12.5", "42.5", "2.0"]
-    assert times[-1][-2:] == ["–", "–"]
+    assert times[0] == ["online DPO", "6 min 0 s", "25.0", "57.5", "5.0", "12.5", "42.5", "90.0", "2.0"]
+    assert times[-1][-3:] == ["–", "–", "–"]
     assert "Steps behind" in tags.text
 
 
