@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.experience import Sampled, packed, unpacked
 from pretrainrl_jax.stages.selfimprove import wants_more
 
@@ -30,11 +29,9 @@ def test_what_is_kept_as_json_comes_back_to_the_bit(after, sampled):
     back = unpacked(json.loads(json.dumps(packed(step))))
     assert back == step
     assert repr(back) == repr(step)  # -0.0 is not 0.0, and 1 not 1.0
-    with pytest.raises(InputError, match="of an older version: go on with that one"):
-        unpacked({"after": after})
 
 
-@pytest.mark.parametrize(("vocabulary", "megabytes"), [(600, 11), (128_000, 13)])
+@pytest.mark.parametrize(("vocabulary", "megabytes"), [(600, 7), (128_000, 10)])
 def test_a_step_of_the_paper_s_size_takes_no_more_than_is_said(vocabulary: int, megabytes: float):
     rng, documents = np.random.default_rng(0), 16
 
