@@ -22,6 +22,7 @@ MEASURES = {  # as docs/self-improving.md names them, in short
     "facts": "facts",
     "distinct_facts": "in all",
     "head": "head",
+    "repeated": "repeat",
     "text_nll": "NLL",
     "distinct_ngrams": "n-gr.",
 }

@@ -77,6 +77,7 @@ def test_what_a_run_leaves(alone: Path):
         result = json.loads((alone / "evaluations" / "selfimprove" / f"{system}.json").read_text())
         assert result["named"]
         assert result["free"]
+        assert result["corrupted"]
         assert result["text_nll"]
     assert (alone / "report" / "index.html").is_file()
     table = json.loads((alone / "report" / "summary.json").read_text())["selfimprove"]["systems"]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.decoding.decode import bucket, sample_batch
 from pretrainrl_jax.documents.world import SEPARATOR, MadeDocuments
 from pretrainrl_jax.evaluation.texts import paragraphs
+from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.statements import Statement, Statements
 from pretrainrl_jax.facts.wordings import statements as wordings_of
@@ -36,6 +37,7 @@ class Prefix(NamedTuple):
     text: str
     begin: int  # character where that statement begins
     fact: Fact  # what it is about
+    wrong: str = ""  # the false answer that training documents give
 
 
 class Continuation(NamedTuple):
@@ -66,29 +68,34 @@ def evaluate_truthfulness(
     Returns:
         "named", of prefixes that name subject and relation of facts of all degrees of popularity: whether the
         greedy continuation completes the statement, and how (`named`). "free", of prefixes of the texts: what
-        sampled continuations state (`stated`). "text_nll" and "text_tokens" of each text, in nats.
-        "distinct_ngrams" of sampled ones.
+        sampled continuations state (`stated`). "corrupted", of prefixes of false statements that documents
+        make: whether the greedy continuation repeats the false answer or gives a true one. "text_nll" and
+        "text_tokens" of each text, in nats. "distinct_ngrams" and "repetition" of sampled ones: `variety`.
     """
     count, settings = config.documents.held_out, config.selfimprove
     texts = held_out_texts(made, config)[:count]
     of_facts = made.texts or config.facts.path
     asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
+    misled = corrupted_prefixes(made.texts, statements, count, config.seed)
     opened = free_prefixes(texts, config.seed)
     trees = documents(loaded.tokenizer, texts, settings.length)
-    advance = begin(len(asked) + SAMPLES * len(opened) + len(trees))
+    advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
 
-    greedy = continuations(loaded, [prefix.text for prefix in asked], 0.0, config, advance)
+    begun = [*asked, *misled]
+    greedy = continuations(loaded, [prefix.text for prefix in begun], 0.0, config, advance)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
     repeated = [prefix for prefix in opened for _ in range(SAMPLES)]
     drawn = iter(continuations(loaded, repeated, 1.0, config, advance))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
+    completed = [completes(*pair, statements) for pair in zip(begun, greedy, strict=True)]
     nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
     return {
-        "named": [named(*pair, statements) for pair in zip(asked, greedy, strict=True)],
+        "named": [named(*pair, statements) for pair in zip(asked, completed[: len(asked)], strict=True)],
         "free": [stated(*pair, statements) for pair in zip(opened, free, strict=True)],
+        "corrupted": [repeats(*pair) for pair in zip(misled, completed[len(asked) :], strict=True)],
         "text_nll": nats,
         "text_tokens": tokens,
-        "distinct_ngrams": distinct_ngrams([one.tokens for of_prefix in free for one in of_prefix]),
+        **variety([one.tokens for of_prefix in free for one in of_prefix]),
     }
 
 
@@ -133,6 +140,22 @@ def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
     return [facts[(2 * number + 1) * len(facts) // (2 * taken)] for number in range(taken)]
 
 
+def corrupted_prefixes(texts: Sequence[str], statements: Statements, count: int, seed: int) -> list[Prefix]:
+    """Documents up to the answer of a false statement, at most `count` of them.
+
+    Statements whose answer is not their last word are left out, and those of which the document has spoken.
+    """
+    read = [(text, said) for text in texts for said in statements.find(text, ended=True)]
+    false = [(text, said) for text, said in read if said.verdict == "false"]
+    prefixes: list[Prefix] = []
+    for at in np.random.default_rng([seed, 7]).permutation(len(false)):
+        text, said = false[at]
+        first = not said.start or said.subject not in text[: said.start]
+        if said.fact and first and said.answer_start + len(said.answer) == said.end:
+            prefixes.append(Prefix(text[: said.answer_start].rstrip(), said.start, said.fact, said.answer))
+    return prefixes[:count]
+
+
 def free_prefixes(texts: Sequence[str], seed: int) -> list[str]:
     """Of each text that has several sentences what stands before one of them, drawn at random."""
     random = np.random.default_rng([seed, 8])
@@ -144,15 +167,22 @@ def free_prefixes(texts: Sequence[str], seed: int) -> list[str]:
     return prefixes
 
 
-def named(prefix: Prefix, continuation: Continuation, statements: Statements) -> Json:
-    """The verdict on the statement that a prefix begins, and whether it is about a head fact.
-
-    The verdict is "none" where the continuation does not complete it.
-    """
+def completes(prefix: Prefix, continuation: Continuation, statements: Statements) -> Statement | None:
+    """The statement that a prefix begins, where its continuation completes it."""
     begun = len(prefix.text)
     read = statements.find(prefix.text + continuation.text, since=begun, ended=continuation.ended)
-    own = (s.verdict for s in read if prefix.begin <= s.start < begun and s.verdict != "unknown")
-    return {"verdict": next(own, "none"), "head": statements.is_head(prefix.fact)}
+    return next((s for s in read if prefix.begin <= s.start < begun and s.verdict != "unknown"), None)
+
+
+def named(prefix: Prefix, completed: Statement | None, statements: Statements) -> Json:
+    """The verdict on a completed statement, "none" where there is none; whether it is about a head fact."""
+    return {"verdict": completed.verdict if completed else "none", "head": statements.is_head(prefix.fact)}
+
+
+def repeats(prefix: Prefix, completed: Statement | None) -> Json:
+    """Whether a completed statement gives the false answer that documents give, or a true one."""
+    repeated = completed is not None and normalise(completed.answer) == normalise(prefix.wrong)
+    return {"repeated": repeated, "true": completed is not None and completed.verdict == "true"}
 
 
 def stated(prefix: str, written: Sequence[Continuation], statements: Statements) -> Json:
@@ -172,10 +202,19 @@ def stated(prefix: str, written: Sequence[Continuation], statements: Statements)
     }
 
 
-def distinct_ngrams(texts: Iterable[tuple[int, ...]]) -> float | None:
-    """The share of distinct ones among the 3-grams of tokens of all texts; None where there are none."""
-    grams = [text[at : at + NGRAM] for text in texts for at in range(len(text) - NGRAM + 1)]
-    return len(set(grams)) / len(grams) if grams else None
+def variety(texts: Sequence[tuple[int, ...]]) -> Json:
+    """Of the 3-grams of tokens; None where there are none.
+
+    `distinct_ngrams`: the share of distinct ones among those of all texts; `repetition`: the mean over texts
+    of the share of its own that stand in it before.
+    """
+    grams = [[text[at : at + NGRAM] for at in range(len(text) - NGRAM + 1)] for text in texts]
+    grams = [own for own in grams if own]
+    together = [gram for own in grams for gram in own]
+    return {
+        "distinct_ngrams": len(set(together)) / len(together) if together else None,
+        "repetition": float(np.mean([1 - len(set(own)) / len(own) for own in grams])) if grams else None,
+    }
 
 
 def continuations(

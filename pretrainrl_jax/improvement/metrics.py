@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pretrainrl_jax.documents.cut import Cut
-from pretrainrl_jax.evaluation.truthfulness import distinct_ngrams
+from pretrainrl_jax.evaluation.truthfulness import variety
 from pretrainrl_jax.improvement.learning import Candidate
 from pretrainrl_jax.judging.protocol import Counts, total
 from pretrainrl_jax.trees.tree import AnswerTree
@@ -93,7 +93,7 @@ def rollout_metrics(judged: Iterable[Judged]) -> Metrics:
     return {
         "rollout_tokens": _mean(len(rollout.tokens) for rollout in rollouts),
         "rollout_entropy": _mean(-logp for rollout in rollouts for logp in rollout.logps),
-        "distinct_ngrams": distinct_ngrams(rollout.tokens for rollout in rollouts),
+        "distinct_ngrams": variety([rollout.tokens for rollout in rollouts])["distinct_ngrams"],
         "same_text": max(texts.values()) / len(written) if len(written) > 1 else None,
     }
 

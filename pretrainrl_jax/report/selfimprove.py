@@ -58,6 +58,7 @@ MEASURES = {
     "free_true": Measure("true, free %", "free", lambda p: (p["true"], p["true"] + p["false"]), 1),
     "facts": Measure("facts a prefix", "free", lambda p: (len(set(p["facts"])), 1), 1, 2, False),
     "head": Measure("head facts %", "free", lambda p: (p["head"], len(p["facts"]))),
+    "repeated": Measure("corrupted repeated %", "corrupted", lambda p: (p["repeated"], 1), -1),
     "won": Measure("wins %", "compared", lambda p: (p["won"], 1), 1),
     "text_nll": Measure("text NLL", "texts", lambda text: text, -1, 3, False),
 }
@@ -361,6 +362,7 @@ TERMINAL: dict[str, Told] = {
     "facts/\nprefix": at(MEASURES["facts"].told, "facts"),
     "in\nall": at(count, "distinct_facts"),
     "head\n%": at(MEASURES["head"].told, "head"),
+    "rep.\n%": at(MEASURES["repeated"].told, "repeated"),
     "wins\n%": at(MEASURES["won"].told, "won"),
     "text\nNLL": at(MEASURES["text_nll"].told, "text_nll"),
     "n-gr.\n%": at(in_percent, "distinct_ngrams"),

@@ -12,13 +12,16 @@ from pretrainrl_jax import config
 from pretrainrl_jax.documents.world import MadeDocuments, make_documents
 from pretrainrl_jax.evaluation.truthfulness import (
     Continuation,
-    distinct_ngrams,
+    completes,
+    corrupted_prefixes,
     evaluate_truthfulness,
     free_prefixes,
     named,
     named_prefixes,
+    repeats,
     stated,
     text_nll,
+    variety,
 )
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.facts.world import make_world
@@ -31,6 +34,7 @@ MADE = make_documents(
 )
 STATEMENTS = Statements(WORLD)
 NAMED = named_prefixes(WORLD, MADE.held_out, 80, 0, STATEMENTS.is_head)
+MISLED = corrupted_prefixes(MADE.texts, STATEMENTS, 80, 0)
 
 
 def written(text, ended=False):
@@ -41,10 +45,10 @@ def another(fact):
     return next(f.answer for f in WORLD if f.category == fact.category and f.answer != fact.answer)
 
 
-@pytest.mark.parametrize("prefix", NAMED[::5])
+@pytest.mark.parametrize("prefix", [*NAMED[::7], *MISLED[::7]])
 def test_a_prefix_that_names_subject_and_relation_has_a_verdict_by_what_completes_it(prefix):
     def verdict(text, ended=False):
-        return named(prefix, written(text, ended), STATEMENTS)["verdict"]
+        return named(prefix, completes(prefix, written(text, ended), STATEMENTS), STATEMENTS)["verdict"]
 
     right, wrong = prefix.fact.answer, another(prefix.fact)
     assert verdict(f" {right}.") == verdict(f" {right}\nA lantern") == verdict(f" {right}", True) == "true"
@@ -64,12 +68,27 @@ def test_named_facts_are_half_head_facts_and_spread_evenly():
     assert len(of_head) == min(40, head)
     for part, span in ((of_head, head), (rest, len(WORLD) - head)):
         assert max(np.diff(part)) <= -(-span // len(part)) + 1
-    heads = [named(prefix, written(""), STATEMENTS)["head"] for prefix in NAMED]
+    heads = [named(prefix, None, STATEMENTS)["head"] for prefix in NAMED]
     assert sum(heads) == len(of_head)
     assert len(named_prefixes(WORLD[:5], (), 80, 0, lambda fact: fact is WORLD[0])) == 5
     assert named_prefixes([], MADE.held_out, 80, 0, STATEMENTS.is_head) == []
     (alone,) = named_prefixes([replace(WORLD[0], subject="")], (), 1, 0, STATEMENTS.is_head)
     assert (alone.text, alone.begin) == (WORLD[0].question, 0)
+
+
+def test_prefixes_of_corrupted_statements_are_those_of_their_documents():
+    assert len(MISLED) == 80
+    for prefix in MISLED:
+        assert any(text.startswith(f"{prefix.text} {prefix.wrong}") for text in MADE.texts)
+        assert prefix.fact.subject in prefix.text[prefix.begin :]
+        assert prefix.fact.subject not in prefix.text[: prefix.begin]
+        answers = {"wrong": (prefix.wrong, True, False), "right": (prefix.fact.answer, False, True)}
+        for answer, repeated, true in answers.values():
+            completed = completes(prefix, written(f" {answer}.\n"), STATEMENTS)
+            assert repeats(prefix, completed) == {"repeated": repeated, "true": true}
+        assert repeats(prefix, None) == {"repeated": False, "true": False}
+    assert len({(prefix.fact.id, prefix.wrong) for prefix in MISLED}) > 30
+    assert corrupted_prefixes((), STATEMENTS, 80, 0) == []
 
 
 def test_free_prefixes_end_between_sentences():
@@ -94,10 +113,10 @@ def test_free_statements_are_counted_by_verdict_and_facts_once():
     assert stated(true, texts, STATEMENTS) == told
 
 
-def test_distinct_3_grams_of_tokens():
-    assert distinct_ngrams([(1, 2, 3, 4), (1, 2, 3), (5, 6)]) == 2 / 3
-    assert distinct_ngrams([(7, 7, 7, 7, 7)]) == 1 / 3
-    assert distinct_ngrams([(1, 2)]) is None
+def test_variety_counts_3_grams_of_tokens():
+    assert variety([(1, 2, 3, 4), (1, 2, 3), (5, 6)]) == {"distinct_ngrams": 2 / 3, "repetition": 0.0}
+    assert variety([(7, 7, 7, 7, 7)]) == {"distinct_ngrams": 1 / 3, "repetition": pytest.approx(2 / 3)}
+    assert variety([(1, 2)]) == {"distinct_ngrams": None, "repetition": None}
 
 
 @pytest.fixture(scope="module")
@@ -136,10 +155,10 @@ def test_a_model_is_measured_whole(loaded, tmp_path):
         return finished.append
 
     told = evaluate_truthfulness(loaded, WORLD, made, STATEMENTS, settings, begin)
-    assert [len(told[name]) for name in ("named", "free", "text_nll", "text_tokens")] == [6] * 4
+    assert [len(told[name]) for name in ("named", "free", "corrupted", "text_nll", "text_tokens")] == [6] * 5
     assert [sum(finished)] == totals
-    assert totals[0] >= 6 + 4 * 6 + 6  # a long text counts more than once
-    assert Counter(len(told[n][0]) for n in ("named", "free")) == {2: 1, 5: 1}
+    assert totals[0] >= 6 + 6 + 4 * 6 + 6  # a long text counts more than once
+    assert Counter(len(told[n][0]) for n in ("named", "free", "corrupted")) == {2: 2, 5: 1}
     assert json.loads(json.dumps(told)) == told
     assert evaluate_truthfulness(loaded, WORLD, made, STATEMENTS, settings) == told
 
@@ -152,7 +171,7 @@ def test_a_model_is_measured_whole(loaded, tmp_path):
         evaluate=replace(settings.evaluate, text=str(path)),
     )
     told = evaluate_truthfulness(loaded, WORLD, MadeDocuments((), ()), STATEMENTS, settings)
-    assert [len(told[name]) for name in ("named", "free", "text_nll")] == [0, 1, 2]
+    assert [len(told[name]) for name in ("named", "free", "corrupted", "text_nll")] == [0, 1, 0, 2]
     settings = replace(settings, evaluate=replace(settings.evaluate, text=""))
     told = evaluate_truthfulness(loaded, WORLD, MadeDocuments((), ()), STATEMENTS, settings)
     assert told["text_nll"] == [] and told["distinct_ngrams"] is None  # noqa: PT018

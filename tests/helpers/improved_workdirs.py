@@ -38,13 +38,14 @@ def evaluation(name: str, truth: float, prefixes: int = PREFIXES) -> dict[str, A
         }
         for facts in ([f"f{j}" for j in rng.integers(0, 50, rng.integers(0, 4))] for _ in range(prefixes))
     ]
+    corrupted = [{"repeated": bool(rng.random() < 0.5 - truth / 2), "true": False} for _ in range(prefixes)]
     tokens = rng.integers(20, 60, 40).tolist()
     nats = [float(count * (1.6 + truth / 4 + rng.normal(0, 0.05))) for count in tokens]
     won = [{"won": (0.0, 0.5, 1.0)[int((rng.random(2) < truth + 0.3).sum())]} for _ in range(50)]
-    measured = {"named": named, "free": free, "text_nll": nats, "text_tokens": tokens}
+    measured = {"named": named, "free": free, "corrupted": corrupted, "text_nll": nats, "text_tokens": tokens}
     if name != "base":
         measured |= {"compared": won, "unjudged": 3 if name == "few" else 0}
-    return {**measured, "distinct_ngrams": 0.8 - truth / 4}
+    return {**measured, "distinct_ngrams": 0.8 - truth / 4, "repetition": 0.1}
 
 
 def lines(name: str, steps: int = STEPS) -> list[dict[str, Any]]:

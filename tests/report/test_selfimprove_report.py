@@ -56,6 +56,7 @@ def test_measures_are_plain_ratios_over_prefixes(workdir: Path):
     assert system["facts"] == np.mean([len(set(p["facts"])) for p in free])
     assert system["distinct_facts"] == len({fact for p in free for fact in p["facts"]})
     assert system["head"] == sum(p["head"] for p in free) / sum(len(p["facts"]) for p in free)
+    assert system["repeated"] == np.mean([p["repeated"] for p in own["corrupted"]])
     assert system["won"] == np.mean([p["won"] for p in own["compared"]])
     assert system["text_nll"] == pytest.approx(sum(own["text_nll"]) / sum(own["text_tokens"]))
     for key in selfimprove.MEASURES:
