@@ -196,15 +196,6 @@ def test_what_a_later_version_wrote_is_said_to_be_of_it(older: Path) -> None:
     assert "config.json, of 0.3.0: there is no setting invented" in said
 
 
-def test_a_setting_that_is_gone_is_none_where_it_meant_what_is_done_now(older: Path) -> None:
-    path = older / "config.json"
-    settings = json.loads(path.read_text())
-    path.write_text(json.dumps(settings | {"judge": {"pairs": "all", "opponents": 2}}))
-    read_workdir(older)
-    path.write_text(json.dumps(settings | {"judge": {"pairs": "pivot"}}))
-    assert "there is no setting judge.pairs" in complaint(call("report", "--workdir", older))
-
-
 @pytest.mark.parametrize(
     "name", ["checkpoints/pretrain/model.json", "mined/fingerprint.json", "checkpoints/train/pretrainrl"]
 )

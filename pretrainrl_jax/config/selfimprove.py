@@ -143,6 +143,11 @@ class JudgeConfig(Section):
     factuality: NonNegativeFloat = setting(
         0.0, "weight of the model's verdict that the text contradicts nothing of the original"
     )
+    pairs: Literal["all", "pivot", "sample"] = setting(
+        "all",
+        "which candidates quality compares, always in both orders: all, all with the first, or a sample",
+    )
+    opponents: PositiveInt = setting(2, "candidates that each one meets at least, where pairs=sample")
     path: str = setting("", "judge: a workdir, checkpoint or Hugging Face folder; local or gs://")
     dtype: Literal["", "float32", "bfloat16"] = setting("", "its compute dtype; empty takes the checkpoint's")
     prefix_tokens: NonNegativeInt = setting(

@@ -9,7 +9,7 @@ from numbers import Real
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging.parts import Ask, pairwise, pointwise, prompts_of
+from pretrainrl_jax.judging.parts import Ask, count_pairs, pairwise, pointwise, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
 
@@ -61,8 +61,9 @@ def make_judge(
     if statements is not None:
         parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
     if ask:
+        compare = partial(pairwise, pairs=settings.pairs, opponents=settings.opponents)
         for name, prompt in prompts_of(settings).items():
-            parts[name] = pairwise(partial(ask, prompt)) if name == "quality" else pointwise(prompt, ask)
+            parts[name] = compare(partial(ask, prompt)) if name == "quality" else pointwise(prompt, ask)
     weights = {name: getattr(settings, name) for name in PARTS}
     for name, weight in weights.items():
         if weight and name not in parts:
@@ -73,7 +74,7 @@ def make_judge(
 
 def verdicts_per_case(settings: JudgeConfig, candidates: int) -> int:
     """How many verdicts the model is asked for about one document of so many different candidates."""
-    pairs = candidates * (candidates - 1) * bool(settings.quality)
+    pairs = 2 * count_pairs(candidates, settings.pairs, settings.opponents) if settings.quality else 0
     each = candidates * (bool(settings.safety) + bool(settings.factuality))
     return (pairs + each) * (settings.samples if settings.server.url else 1)
 

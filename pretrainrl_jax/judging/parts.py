@@ -1,16 +1,19 @@
 """Parts of a judge that ask a model, wherever it runs: on the run's devices, or on a server."""
 
+import hashlib
 import math
+import random
 from collections.abc import Callable, Sequence
-from itertools import permutations
+from itertools import combinations
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.judging.prompts import ASKING, Prompt, judge_prompt
 from pretrainrl_jax.judging.protocol import Case, Counts, Part, Scored, total
 
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
+Pairs = Literal["all", "pivot", "sample"]
 Texts = dict[str, str]  # by the names of a prompt's places
 
 
@@ -33,7 +36,9 @@ def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
     return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
 
 
-def pairwise(ask: Callable[[Sequence[Texts]], Sequence[Answer]]) -> Callable[[Sequence[Case]], Scored]:
+def pairwise(
+    ask: Callable[[Sequence[Texts]], Sequence[Answer]], pairs: Pairs = "all", opponents: int = 1
+) -> Callable[[Sequence[Case]], Scored]:
     """The part `quality`: a candidate's score is the mean of what it wins in all its comparisons.
 
     `ask` is given a prefix with the first and the second text, which differ. The first share of its answer is
@@ -41,14 +46,18 @@ def pairwise(ask: Callable[[Sequence[Texts]], Sequence[Answer]]) -> Callable[[Se
 
     Of K candidates every ordered pair is judged once: K(K − 1) verdicts, 2(K − 1) about each, where it wins
     p as the first text and 1 − p as the second. So a judge that prefers the place and not the text finds
-    all equal.
+    all equal. `pairs` = "pivot" compares all with the first candidate alone, "sample" each with so many
+    `opponents` that are drawn by what the texts are.
 
     A comparison without a verdict is in no mean; a candidate with verdicts on fewer than half of its
     comparisons has no score. The counts of a case tell what the judge prefers: see `preferences`.
     """
 
     def judge(cases: Sequence[Case]) -> Scored:
-        chosen = [list(permutations(range(len(case.candidates)), 2)) for case in cases]
+        chosen = [
+            [(i, j) for pair in paired(case, pairs, opponents) for i, j in (pair, pair[::-1])]
+            for case in cases
+        ]
         asked: list[Texts] = []
         for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
             asked += [{"prefix": prefix, "first": texts[i], "second": texts[j]} for i, j in own]
@@ -61,6 +70,26 @@ def pairwise(ask: Callable[[Sequence[Texts]], Sequence[Answer]]) -> Callable[[Se
         return Scored(scores, counts)
 
     return judge
+
+
+def paired(case: Case, pairs: Pairs, opponents: int) -> list[tuple[int, int]]:
+    """The pairs of candidates that are compared, each once, by their places."""
+    places = range(len(case.candidates))
+    if pairs == "pivot":
+        return [(0, place) for place in places[1:]]
+    both = list(combinations(places, 2))
+    if pairs == "all":
+        return both
+    # In a circle in random order each meets those that follow: everyone has as many comparisons.
+    digest = hashlib.sha256(repr((case.prefix, case.candidates)).encode()).digest()
+    circle = random.Random(digest).sample(places, len(places))
+    apart = [abs(circle.index(i) - circle.index(j)) for i, j in both]
+    return [pair for pair, far in zip(both, apart, strict=True) if min(far, len(circle) - far) <= opponents]
+
+
+def count_pairs(candidates: int, pairs: Pairs, opponents: int) -> int:
+    """How many pairs of so many candidates are compared."""
+    return len(paired(Case("", tuple(map(str, range(candidates))), ""), pairs, opponents))
 
 
 def preferences(candidates: Sequence[str], verdicts: dict[tuple[int, int], float | None]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
-from pretrainrl_jax.improvement.cost import comparing, cost_of, rollout_count, told
+from pretrainrl_jax.improvement.cost import comparing, cost_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience, Sampled
 from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 from pretrainrl_jax.improvement.learning import coefficients
@@ -150,6 +150,8 @@ class Method:
             taken += f", and {after:,} verdicts to compare it with the base model"
         taken += priced(context.config, cost._replace(verdicts=cost.verdicts + after))
         context.screen.say(f"{self._stage}: {left} steps of {settings.documents} documents: {taken}")
+        for warning in warnings_of(context.config.judge) if method.judged else ():
+            context.screen.warn(warning)
         kept: dict[str, Any] = {"parameters": (start.frozen, state.params), "optimizer": state.opt_state}
         if self._resident and not start.frozen:
             kept["reference"] = start.params

@@ -1,5 +1,7 @@
 """What a step's numbers are, and when they are a collapse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RolloutsConfig, SelfimproveConfig
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.collapse import FIRST, Collapse
-from pretrainrl_jax.improvement.cost import Cost, cost_of
+from pretrainrl_jax.improvement.cost import Cost, cost_of, warnings_of
 from pretrainrl_jax.improvement.learning import Candidate, judged_tree
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 
@@ -103,3 +105,12 @@ def test_the_cost_of_the_paper_s_run_by_arithmetic():
     assert cost == Cost(8_192_000, 8_192_000 * 128, 122_880_000)
     assert cost.verdicts // 2000 == 61_440
     assert cost_of(config, MethodConfig(update="next_token", candidates=("document",)), 2000) == Cost(0, 0, 0)
+
+
+def test_pairs_that_are_not_all_judged_are_warned_of():
+    judge = JudgeConfig(quality=1.0, path="judge")
+    assert warnings_of(judge) == []
+    assert warnings_of(JudgeConfig(pairs="pivot")) == []  # which compares nothing
+    (pivot,), (sample,) = (warnings_of(replace(judge, pairs=pairs)) for pairs in ("pivot", "sample"))
+    assert "one pivot in place of all pairs took quality from 84.3 to 72.1" in pivot
+    assert sample.startswith("judge.pairs=sample: what a sample of pairs costs is not known")

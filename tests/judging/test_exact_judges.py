@@ -15,7 +15,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.improvement.learning import best_and_worst
 from pretrainrl_jax.judging.compose import compose, facts
-from pretrainrl_jax.judging.parts import ALONE, Answer, pairwise
+from pretrainrl_jax.judging.parts import ALONE, Answer, count_pairs, paired, pairwise
 from pretrainrl_jax.judging.protocol import Case, JudgeError, Scored
 from pretrainrl_jax.judging.repetition import repetition, variety
 
@@ -104,13 +104,13 @@ class Shown(NamedTuple):
     second: str
 
 
-def pairwise_by(win):
+def pairwise_by(win, *how):
     """The part whose model gives the first text so much of a win; None: nothing could be read."""
 
     def ask(texts):
         return [Answer(None if p is None else (p, 1 - p)) for p in win([Shown(**own) for own in texts])]
 
-    return pairwise(ask)
+    return pairwise(ask, *how)
 
 
 def by_table(table):
@@ -161,8 +161,8 @@ def gaps(known, K, taken):
     return means
 
 
-@given(st.integers(1, 6), st.data())
-def test_what_verdicts_that_are_missing_do(K, data):
+@given(st.integers(1, 6), st.sampled_from(["all", "pivot", "sample"]), st.integers(1, 6), st.data())
+def test_which_pairs_and_what_verdicts_that_are_missing_do(K, pairs, opponents, data):
     """A comparison that could not be read is in no mean; whoever lacks more than half of his has no score."""
     case = Case("x", tuple("abcdefg"[:K]), "")
     table = {both: data.draw(st.none() | LEVELS) for both in permutations(range(K), 2)}
@@ -173,8 +173,16 @@ def test_what_verdicts_that_are_missing_do(K, data):
         asked.extend(places)
         return [table[both] for both in places]
 
-    scored = pairwise_by(win)([case])
-    assert sorted(asked) == list(permutations(range(K), 2))
+    scored = pairwise_by(win, pairs, opponents)([case])
+    assert len(set(asked)) == len(asked) == 2 * count_pairs(K, pairs, opponents)
+    assert {(j, i) for i, j in asked} == set(asked)
+    met = Counter(i for i, j in asked)
+    if pairs == "pivot":
+        assert all(0 in both for both in asked)
+        assert len(met) == (K if K > 1 else 0)
+    else:
+        least = K - 1 if pairs == "all" else min(opponents, K - 1)
+        assert all(met[place] >= least for place in range(K))
     expected = gaps(table, K, asked)
     assert [score is None for score in scored.scores[0]] == [mean is None for mean in expected]
     for score, mean in zip(scored.scores[0], expected, strict=True):
@@ -268,3 +276,15 @@ def test_repetition_is_a_share_and_falls_when_a_text_repeats_itself(words, ngram
 @given(st.integers(2, 40), st.integers(1, 5))
 def test_words_that_all_differ_repeat_nothing(count, ngram):
     assert variety(" ".join(f"w{n}" for n in range(count)), ngram) == (1.0 if count >= ngram else 0.0)
+
+
+@pytest.mark.parametrize("candidates", [2, 3, 4, 5, 8, 9])
+def test_of_drawn_pairs_everyone_has_as_many(candidates):
+    """With k opponents 2 k comparisons each, of different pairs; all there are where that is more."""
+    case = Case("prefix", tuple(map(str, range(candidates))), "")
+    for opponents in range(1, candidates + 1):
+        pairs = paired(case, "sample", opponents)
+        met = Counter(place for pair in pairs for place in pair)
+        assert met == dict.fromkeys(range(candidates), min(2 * opponents, candidates - 1))
+        assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+        assert all(i < j for i, j in pairs)
