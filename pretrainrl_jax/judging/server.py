@@ -72,6 +72,7 @@ class Server:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name=settings.place)
         self._thread.start()
+        self._under_way: dict[str, asyncio.Task[Reply]] = {}  # what is asked now, by its key
         self._slots = asyncio.Semaphore(settings.concurrent)
         self._client = self._openai.AsyncOpenAI(
             base_url=settings.url, api_key=self._key or "none", max_retries=0, timeout=settings.timeout
@@ -141,11 +142,21 @@ class Server:
         return replies
 
     async def _one(self, request: Request, others_failed: Callable[[], bool]) -> Reply:
-        """A reply that is there, or is to be paid."""
-        fields, settings = self._fields(request), self._settings
-        key = key_of(server=settings.url, attempt=request.attempt, sample=request.sample, **fields)
+        """A reply that is there, or is being waited for by others, or is to be paid."""
+        fields, url = self._fields(request), self._settings.url
+        key = key_of(server=url, attempt=request.attempt, sample=request.sample, **fields)
         if (known := self._ledger.get(key)) is not None:
             return known
+        if (asked := self._under_way.get(key)) is None:
+            asked = self._loop.create_task(self._pay(key, fields, request, others_failed))
+            self._under_way[key] = asked
+            asked.add_done_callback(lambda task: self._under_way.pop(key, None))
+        return await asyncio.shield(asked)
+
+    async def _pay(
+        self, key: str, fields: Mapping[str, Any], request: Request, others_failed: Callable[[], bool]
+    ) -> Reply:
+        settings = self._settings
         promise = (1, int(MARGIN * len(request.text) / CHARACTERS) + 1, settings.tokens)
         retrying = self._tenacity.AsyncRetrying(
             retry=self._tenacity.retry_if_exception(self._passes),

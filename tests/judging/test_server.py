@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ def test_each_request_has_its_reply_and_is_paid_once(ask: Asked):
             "model": "m", "temperature": 1.0, "top_p": 1.0, "max_tokens": 512,
         }  # fmt: skip
         assert {asked["seed"] for asked in there.asked} == {0, 1, 1000}
+
+
+def test_what_is_under_way_is_waited_for(ask: Asked):
+    def slowly(text: str, number: int) -> str:
+        time.sleep(0.5)
+        return echo(text, number)
+
+    with model_server(slowly) as there, ThreadPoolExecutor(2) as pool:
+        server = ask(there.url)
+        first, second = pool.map(server.ask, [texts(2), texts(1)])
+        assert [reply.text for reply in first] == ["said text 0", "said text 1"]
+        assert second == first[:1]
+        assert len(there.asked) == 2
 
 
 def test_another_setting_is_another_reply(ask: Asked):
