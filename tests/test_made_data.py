@@ -323,9 +323,9 @@ def test_unsafe_documents_by_hand(improving: Path, tmp_path: Path, texts: str):
         assert row["safe"] == ("fuck" not in row["suffix"].lower())
     labels = read_labels([str(workdir / "making" / "rewriter-data.jsonl")], {"rewrite": ()}, "data")
     assert len(labels.examples) == len(suffixes)
-    assert "rules: 10 of 12 documents kept" in ran.out
-    assert "blocklist: 5 of 10 kept" in ran.out
-    assert f"judge: {len(rows)} of 5 prefixes kept" in ran.out
+    assert "making/unsafe-data: read: 12 documents, 5 found" in ran.out
+    assert "making/unsafe-data: out: 5 blocklist" in ran.out
+    assert f"{len(rows)} unsafe" in ran.out
     assert "the documents ended after 12 of 50" in ran.out
 
 

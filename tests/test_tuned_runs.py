@@ -16,8 +16,9 @@ from helpers.models_and_trees import small_tokenizer
 from pretrainrl_jax.config import Config, JudgeConfig
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.improvement.grading import Graded
+from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge
-from pretrainrl_jax.judging.parts import model_parts, prompts_of
+from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.model.decoder import PLAIN
 from pretrainrl_jax.progress import SILENT
@@ -27,8 +28,8 @@ from pretrainrl_jax.training.loading import load
 
 def parts_of(settings: JudgeConfig, model: Any) -> dict[str, Any]:
     """What each part that asks this model scores."""
-    parts = model_parts(settings, prompts_of(settings), LocalJudge(settings, model).ask)
-    return {name: lambda cases, part=part: part(cases).scores for name, part in parts.items()}
+    judge = make_judge(settings, None, LocalJudge(settings, model).ask)
+    return {name: lambda cases, name=name: judge(cases).parts[name] for name in prompts_of(settings)}
 
 
 WORDS = [

@@ -18,21 +18,11 @@ SEPARATOR = "\n"  # a sentence reads in a document, to a tokenizer too, as it do
 TRIES = 20  # draws of a false answer before all others are looked through
 
 
-class Corrupted(NamedTuple):
-    """A statement that was made false."""
-
-    fact: str  # id of the fact that it gets wrong
-    answer: str
-    sentence: str
-    document: int  # its place among the texts
-
-
 class MadeDocuments(NamedTuple):
     """Texts of a line for each sentence."""
 
     texts: Sequence[str]
     held_out: Sequence[str]  # likewise, everything in them true
-    corrupted: Sequence[Corrupted]  # in the order of the texts
 
 
 def make_documents(
@@ -52,10 +42,9 @@ def make_documents(
     if not facts or not corpus.statements:
         raise InputError("documents of the facts need facts and corpus.statements: give documents.path")
     wrong = _falsehoods(facts, np.random.default_rng([seed, 3]))
-    texts, corrupted = _write(facts, wrong, documents, corpus, np.random.default_rng([seed, 4]))
+    texts = _write(facts, wrong, documents, corpus, np.random.default_rng([seed, 4]))
     clean = replace(documents, count=documents.held_out, false_share=0.0)
-    held_out, _ = _write(facts, wrong, clean, corpus, np.random.default_rng([seed, 5]))
-    return MadeDocuments(texts, held_out, corrupted)
+    return MadeDocuments(texts, _write(facts, wrong, clean, corpus, np.random.default_rng([seed, 5])))
 
 
 def _write(
@@ -64,7 +53,7 @@ def _write(
     documents: DocumentsConfig,
     corpus: CorpusConfig,
     random: np.random.Generator,
-) -> tuple[tuple[str, ...], tuple[Corrupted, ...]]:
+) -> tuple[str, ...]:
     count = documents.count * documents.sentences
     stating = round(count * corpus.statements / (corpus.statements + corpus.filler))
     stated = random.permutation(draw(facts, replace(corpus, statements=stating), random))
@@ -76,14 +65,7 @@ def _write(
     ]
     sentences = put_into_words(told, corpus, random) + [fill(random) for _ in range(count - stating)]
     order = random.permutation(count).reshape(documents.count, documents.sentences)
-    texts = tuple(SEPARATOR.join(sentences[at] for at in document) for document in order)
-    corrupted = tuple(
-        Corrupted(told[at].id, told[at].answer, sentences[at], number)
-        for number, document in enumerate(order)
-        for at in document
-        if at < stating and false[at]
-    )
-    return texts, corrupted
+    return tuple(SEPARATOR.join(sentences[at] for at in document) for document in order)
 
 
 def _falsehoods(facts: Sequence[Fact], random: np.random.Generator) -> list[str]:

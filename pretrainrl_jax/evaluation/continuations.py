@@ -7,7 +7,7 @@ read and never predicted: only the hidden states that predict a continuation mee
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +35,6 @@ class Shared:
 
     tree: AnswerTree
     numbers: tuple[int, ...]  # of its branches, in their order
-
-
-class Judged(NamedTuple):
-    """A continuation under a model."""
-
-    logp: float  # summed over its tokens, nats
-    greedy: bool  # each of its tokens is the most probable one
 
 
 def share(pairs: Sequence[Pair]) -> list[Shared]:
@@ -78,9 +71,10 @@ def judge(
     *,
     tokens: int,
     advance: Callable[[int], None] = lambda n: None,
-) -> list[Judged]:
+) -> list[tuple[float, bool]]:
     """Judge every continuation that `share` made a part of a tree, in the order they were asked.
 
+    Of each the log-probability, summed over its tokens, nats; and whether each of them is the most probable.
     A batch has so many `tokens`, at least one row; `advance` is called with the number of trees finished.
     """
     results = score_by_length(
@@ -91,10 +85,10 @@ def judge(
         engine=judge_rows,
         advance=advance,
     )
-    by_number: dict[int, Judged] = {}
+    by_number: dict[int, tuple[float, bool]] = {}
     for one, branches in zip(shared, results, strict=True):
         for number, (logp, missed) in zip(one.numbers, branches, strict=True):
-            by_number[number] = Judged(logp, missed == 0)
+            by_number[number] = logp, missed == 0
     return [by_number[number] for number in range(len(by_number))]
 
 

@@ -95,7 +95,7 @@ def judge(
     True are the fact's answers, and what `known_truths` knows of the wording.
 
     `greedy` is the answer of a one-beam search: an unfinished or missing one is wrong. `beams` are those of
-    the beam search, best first, `forced` those of `distinct_truths(fact)`.
+    the beam search, best first, `forced` those of `fact.answers`, each once.
     """
     truths = truths_of(fact, question, known)
 
@@ -147,11 +147,6 @@ def beliefs(answers: Sequence[Answer], is_right: Callable[[str], bool]) -> list[
         mass = min(1.0, math.fsum(math.exp(a.logp) for a in own))
         made.append(Belief(likely.text, mass, is_right(likely.text), tuple(a.tokens for a in own)))
     return sorted(made, key=lambda belief: -belief.confidence)
-
-
-def distinct_truths(fact: Fact) -> tuple[str, ...]:
-    """The fact's answers, aliases of equal spelling once; the canonical one first."""
-    return tuple(dict.fromkeys(fact.answers))
 
 
 def measures(outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import io
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any
 
 from pretrainrl_jax.errors import InputError
@@ -35,18 +34,15 @@ MAX_NEW_TOKENS = 256  # where a task sets no limit, as the harness's transformer
 RESAMPLES = 1000  # for standard errors without a formula
 
 
-@dataclass(frozen=True)
-class Engine:
-    """How large batches are, and where progress is shown."""
-
-    tokens: int = 8192  # of a batch
-    track: Callable[[int, str], AbstractContextManager[Track]] = lambda total, unit: SILENT.track(
-        "harness", total, unit
-    )
-
-
 class HarnessLM(TemplateLM):
-    """A model as the harness sees it."""
+    """A model as the harness sees it.
+
+    Args:
+        max_length: tokens that the model reads at once; longer contexts lose their beginning.
+        seed: of the texts that a task draws at random.
+        tokens: of a batch.
+        track: shows progress through so many units of a name.
+    """
 
     def __init__(
         self,
@@ -56,14 +52,16 @@ class HarnessLM(TemplateLM):
         *,
         max_length: int,
         seed: int = 0,
-        engine: Engine = Engine(),
+        tokens: int = 8192,
+        track: Callable[[int, str], AbstractContextManager[Track]] = lambda total, unit: SILENT.track(
+            "harness", total, unit
+        ),
     ) -> None:
-        """See `run_harness`."""
         super().__init__()
         self.tokenizer = tokenizer.backend
         self.shortened = 0  # contexts that lost their beginning, since they were too long
         self._model, self._params, self._tokenizer = model, params, tokenizer
-        self._max_length, self._seed, self._engine = max_length, seed, engine
+        self._max_length, self._seed, self._tokens, self._track = max_length, seed, tokens, track
 
     @property
     def eot_token_id(self) -> int:
@@ -130,11 +128,10 @@ class HarnessLM(TemplateLM):
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], **kwargs: Any
     ) -> list[tuple[float, bool]]:
         shared = continuations.share([self._fitted(*request) for request in requests])
-        with self._engine.track(len(shared), "contexts") as bar:
-            judged = continuations.judge(
-                self._model, self._params, shared, tokens=self._engine.tokens, advance=bar.advance
+        with self._track(len(shared), "contexts") as bar:
+            return continuations.judge(
+                self._model, self._params, shared, tokens=self._tokens, advance=bar.advance
             )
-        return [(one.logp, one.greedy) for one in judged]
 
     def _fitted(
         self, texts: tuple[str, str], context: list[int], continuation: list[int]
@@ -153,15 +150,10 @@ class HarnessLM(TemplateLM):
     def generate_until(self, requests: list[Any], disable_tqdm: bool = True) -> list[str]:
         """The text after each context, up to a stop string, EOS or the task's limit."""
         wanted = [self._request(*request.args) for request in requests]
-        with self._engine.track(len(wanted), "texts") as bar:
+        engine = self._model, self._params, self._tokenizer
+        with self._track(len(wanted), "texts") as bar:
             return generation.generate(
-                self._model,
-                self._params,
-                self._tokenizer,
-                wanted,
-                tokens=self._engine.tokens,
-                seed=self._seed,
-                advance=bar.advance,
+                *engine, wanted, tokens=self._tokens, seed=self._seed, advance=bar.advance
             )
 
     def _request(self, context: str, gen_kwargs: Json) -> Request:
@@ -194,34 +186,25 @@ def run_harness(
     tokenizer: Tokenizer,
     task: Task,
     *,
-    max_length: int,
     limit: int = 0,
     chat: bool = False,
-    seed: int = 0,
-    engine: Engine = Engine(),
+    **settings: Any,
 ) -> Json:
-    """A model's results on a task of the harness.
+    """A model's results on a task of the harness, as plain JSON.
 
-    Args:
-        model, params, tokenizer: what is asked.
-        task: from `load_tasks`.
-        max_length: tokens that the model reads at once; longer contexts lose their beginning.
-        limit: questions of each task, the first ones; 0 asks all.
-        chat: put contexts into the tokenizer's chat template.
-        seed: of the texts that a task draws at random.
-        engine: how large batches are, and where progress is shown.
+    `limit`: questions of each task, the first ones; 0 asks all. `chat`: contexts are put into the tokenizer's
+    chat template. `settings`: of `HarnessLM`.
 
-    Returns:
-        Plain JSON. `results`: of each task, and of each group with a number of its own, `questions` (how many
-        were asked), `shots`, `version`, and `metrics`: name -> `value`, `stderr` (None where it has none) and
-        `higher_is_better`. `shown`: those of `results` that the task's name stands for. `shortened`: how many
-        contexts lost their beginning.
+    `results`: of each task, and of each group with a number of its own, `questions` (how many were asked),
+    `shots`, `version`, and `metrics`: name -> `value`, `stderr` (None where it has none) and
+    `higher_is_better`. `shown`: those of `results` that the task's name stands for. `shortened`: how many
+    contexts lost their beginning.
 
     Raises InputError if a task asks for what cannot be done, or there is no chat template to use.
     """
     if chat and not tokenizer.backend.chat_template:
         raise InputError("harness.chat is true, and this tokenizer has no chat template")
-    lm = HarnessLM(model, params, tokenizer, max_length=max_length, seed=seed, engine=engine)
+    lm = HarnessLM(model, params, tokenizer, **settings)
     for subtask in task.loaded["tasks"].values():
         subtask.set_fewshot_seed(seed=SHOTS_SEED)
     with contextlib.redirect_stdout(io.StringIO()):  # the harness talks of its bootstraps

@@ -56,11 +56,10 @@ def evaluate_truthfulness(
     config: Config,
     begin: Callable[[int], Advance] = lambda total: lambda n: None,
 ) -> Json:
-    """What a model's continuations state, and how well it predicts text.
+    """What a model's continuations state, and how well it predicts `held_out_texts`.
 
-    Texts are the made documents that are held out, or where there are none those of `evaluate.text`; of each
-    kind of prefix there are `documents.held_out` at most. Where documents are read and facts are not, nothing
-    is asked about facts: no text tells of a made-up world.
+    Of each kind of prefix there are `documents.held_out` at most. Where documents are read and facts are not,
+    nothing is asked about facts: no text tells of a made-up world.
 
     Args:
         made: documents about the facts; empty where others are read. `statements` are of the same facts.
@@ -77,20 +76,16 @@ def evaluate_truthfulness(
     texts = held_out_texts(made, config)[:count]
     of_facts = made.texts or config.facts.path
     asked = named_prefixes(facts, made.held_out, count, config.seed, statements.is_head) if of_facts else []
-    misled = corrupted_prefixes(facts, made, statements, count, config.seed)
+    misled = corrupted_prefixes(made.texts, statements, count, config.seed)
     opened = free_prefixes(texts, config.seed)
     trees = documents(loaded.tokenizer, texts, settings.length)
     advance = begin(len(asked) + len(misled) + SAMPLES * len(opened) + len(trees))
 
-    def write(prefixes: Sequence[str], temperature: float) -> list[Continuation]:
-        how: Json = {"temperature": temperature, "seed": config.seed % (1 << 32)}
-        how |= {"batch": config.evaluate.batch, "max_new_tokens": settings.suffix, "advance": advance}
-        return continuations(loaded, prefixes, room=settings.length - settings.suffix, **how)
-
     begun = [*asked, *misled]
-    greedy = write([prefix.text for prefix in begun], 0.0)
+    greedy = continuations(loaded, [prefix.text for prefix in begun], 0.0, config, advance)
     # One sample of each prompt, so that nothing is compiled anew for several of one.
-    drawn = iter(write([prefix for prefix in opened for _ in range(SAMPLES)], 1.0))
+    repeated = [prefix for prefix in opened for _ in range(SAMPLES)]
+    drawn = iter(continuations(loaded, repeated, 1.0, config, advance))
     free = [[next(drawn) for _ in range(SAMPLES)] for _ in opened]
     completed = [completes(*pair, statements) for pair in zip(begun, greedy, strict=True)]
     nats, tokens = text_nll(loaded, len(texts), trees, settings.length, config.evaluate.batch, advance)
@@ -145,29 +140,20 @@ def _evenly(facts: Sequence[Fact], count: int) -> list[Fact]:
     return [facts[(2 * number + 1) * len(facts) // (2 * taken)] for number in range(taken)]
 
 
-def corrupted_prefixes(
-    facts: Sequence[Fact], made: MadeDocuments, statements: Statements, count: int, seed: int
-) -> list[Prefix]:
+def corrupted_prefixes(texts: Sequence[str], statements: Statements, count: int, seed: int) -> list[Prefix]:
     """Documents up to the answer of a false statement, at most `count` of them.
 
     Statements whose answer is not their last word are left out, and those of which the document has spoken.
     """
-    by_id = {fact.id: fact for fact in facts}
+    read = [(text, said) for text in texts for said in statements.find(text, ended=True)]
+    false = [(text, said) for text, said in read if said.verdict == "false"]
     prefixes: list[Prefix] = []
-    for at in np.random.default_rng([seed, 7]).permutation(len(made.corrupted)):
-        corrupted = made.corrupted[int(at)]
-        fact, sentence = by_id[corrupted.fact], corrupted.sentence
-        lines = made.texts[corrupted.document].split(SEPARATOR)
-        earlier = lines[: lines.index(sentence)]
-        said = next((s for s in statements.find(sentence, ended=True) if s.verdict == "false"), None)
-        last = said is not None and said.answer_start + len(said.answer) == said.end
-        if said and last and not any(fact.subject in line for line in earlier):
-            context = "".join(line + SEPARATOR for line in earlier)
-            begun = sentence[: said.answer_start].rstrip()
-            prefixes.append(Prefix(context + begun, len(context), fact, corrupted.answer))
-        if len(prefixes) == count:
-            break
-    return prefixes
+    for at in np.random.default_rng([seed, 7]).permutation(len(false)):
+        text, said = false[at]
+        first = not said.start or said.subject not in text[: said.start]
+        if said.fact and first and said.answer_start + len(said.answer) == said.end:
+            prefixes.append(Prefix(text[: said.answer_start].rstrip(), said.start, said.fact, said.answer))
+    return prefixes[:count]
 
 
 def free_prefixes(texts: Sequence[str], seed: int) -> list[str]:
@@ -232,13 +218,11 @@ def variety(texts: Sequence[tuple[int, ...]]) -> Json:
 
 
 def continuations(
-    loaded: Loaded, prefixes: Sequence[str], *, room: int, **sampling: Any
+    loaded: Loaded, prefixes: Sequence[str], temperature: float, config: Config, advance: Advance
 ) -> list[Continuation]:
-    """What a model writes after each prefix, of which it sees the last `room` tokens.
-
-    `sampling`: as `sample_batch` takes it, but for the filters, which are off.
-    """
-    tokenizer, vocabulary = loaded.tokenizer, loaded.model.shape.vocabulary
+    """What a model writes after each prefix, of which it sees the last tokens, as a policy does."""
+    tokenizer, vocabulary, settings = loaded.tokenizer, loaded.model.shape.vocabulary, config.selfimprove
+    room = settings.length - settings.suffix
     if not prefixes:
         return []
     shown = max(1, room - len(tokenizer.start))
@@ -249,10 +233,14 @@ def continuations(
         prompts,
         ends_at(tokenizer, vocabulary, newline=False),
         samples=1,
+        max_new_tokens=settings.suffix,
+        temperature=temperature,
         top_p=1.0,
         top_k=0,
+        seed=config.seed % (1 << 32),
+        batch=config.evaluate.batch,
         shortest=bucket(room) // 2,
-        **sampling,
+        advance=advance,
     )
     return [
         Continuation(text_after(tokenizer, prompt, one.tokens), one.tokens, one.finished)

@@ -1,6 +1,6 @@
 """Held-out texts that a model and the base model continue: whose continuation the judge finds better."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,8 +13,6 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after
 
 TIE = 0.5  # of a win
-
-Advance = Callable[[int], None]
 
 
 class Continued(NamedTuple):
@@ -63,33 +61,24 @@ def continue_greedily(loaded: Loaded, cuts: Sequence[Cut], config: Config) -> li
     ]
 
 
-def won(
-    judge: Judge,
-    base: Sequence[Continued],
-    other: Sequence[Continued],
-    at_once: int,
-    advance: Advance = lambda n: None,
-) -> list[float | None]:
+def won(judge: Judge, base: Sequence[Continued], other: Sequence[Continued]) -> list[float | None]:
     """Of each prefix whether the judge scores the other model's continuation higher than the base's.
 
     1 where it does, 0 where it scores it lower, ½ where it scores both the same or they are the same text,
-    which is not judged; None where the judge has no score. It is given `at_once` at a time, after which
-    `advance` is called with their number.
+    which is not judged; None where the judge has no score.
     """
+    pairs = list(zip(base, other, strict=True))
+    cases = [
+        Case(one.prefix, (one.written, two.written), one.suffix, (one.ended, two.ended))
+        for one, two in pairs
+        if one.written != two.written
+    ]
+    verdicts = iter(judge(cases).scores if cases else ())
     results: list[float | None] = []
-    for begin in range(0, len(base), at_once):
-        pairs = [*zip(base[begin : begin + at_once], other[begin : begin + at_once], strict=True)]
-        cases = [
-            Case(one.prefix, (one.written, two.written), one.suffix, (one.ended, two.ended))
-            for one, two in pairs
-            if one.written != two.written
-        ]
-        verdicts = iter(judge(cases).scores if cases else ())
-        for one, two in pairs:
-            before, after = (0.0, 0.0) if one.written == two.written else next(verdicts)
-            if before is None or after is None:
-                results.append(None)
-            else:
-                results.append(TIE if before == after else float(after > before))
-        advance(len(pairs))
+    for one, two in pairs:
+        before, after = (0.0, 0.0) if one.written == two.written else next(verdicts)
+        if before is None or after is None:
+            results.append(None)
+        else:
+            results.append(TIE if before == after else float(after > before))
     return results

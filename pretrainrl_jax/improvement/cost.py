@@ -74,8 +74,6 @@ def warnings_of(judge: JudgeConfig) -> list[str]:
 
 def told(cost: Cost) -> str:
     """In words."""
-    verdicts = (
-        f"{cost.verdicts:,} verdicts of the model that judges" if cost.verdicts else "no model's verdict"
-    )
     rewrites = f", {cost.rewrites:,} rewrites of a model" if cost.rewrites else ""
-    return f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens, {verdicts}{rewrites}"
+    sampled = f"{cost.rollouts:,} rollouts, {cost.tokens:,} sampled tokens"
+    return f"{sampled}, {cost.verdicts:,} verdicts of the model that judges{rewrites}"

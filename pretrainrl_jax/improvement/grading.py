@@ -102,13 +102,10 @@ def measured(examples: Sequence[Labelled], grades: Sequence[Graded]) -> dict[str
 
 def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:
     rewards, keys = [graded.reward for _, graded in both], [example.key for example, _ in both]
-    labels = Counter((group_of(example), example.label) for example, _ in both)
-    most = {group: max(n for (own, _), n in labels.items() if own == group) for group, _ in labels}
     return {
         "count": len(both),
         "reward": sum(rewards) / len(rewards),
         "interval": mean_interval(keys, rewards),
-        "constant": sum(most.values()) / len(both),  # the accuracy of one label for all of a group
         "outcomes": dict(sorted(Counter(graded.outcome for _, graded in both).items())),
     }
 

@@ -16,12 +16,6 @@ LOOK_SECONDS = 0.2  # between two looks at whether a wait is to end
 class Jobs:
     """Threads that do what is asked for, in that order; with none it is done by whoever waits for it.
 
-    with Jobs(2) as jobs:
-        job = jobs.submit(work)
-        ...
-        if jobs.wait(job, 30):
-            result = job.result()
-
     What is not begun when the block ends never is, and what is under way is left alone. The threads are our
     own: Python would let the run end only when those of an executor have done all that they were given.
     """

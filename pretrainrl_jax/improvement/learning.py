@@ -12,13 +12,6 @@ from pretrainrl_jax.judging.protocol import Kind, RewriteCase
 from pretrainrl_jax.trees.tokenization import Tokenizer, text_after, tokens_after
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, Role, document
 
-# Of the objective of each update, by term: `objectives.loss.total_loss`. "sampler" has no loss: it compares.
-COEFFICIENTS = {
-    "online_dpo": {"dpo": {"weight": 1.0}, "sampler": {}},
-    "rf_nll": {"ntp": {"answer": 1.0}, "sampler": {}},
-    "next_token": {"ntp": {"answer": 1.0}},
-}
-
 
 class Candidate(NamedTuple):
     """One continuation of a prefix."""
@@ -74,15 +67,14 @@ def _different(listed: Sequence[Candidate]) -> tuple[Candidate, ...]:
 
 
 def coefficients(method: MethodConfig) -> dict[str, dict[str, float]]:
-    """What a method minimises.
+    """What a method minimises, by term: `objectives.loss.total_loss`. "sampler" has no loss: it compares.
 
     online_dpo: −log σ(β [(S_chosen − ref_chosen) − (S_rejected − ref_rejected)]), summed log-probabilities,
     mean over documents. rf_nll and next_token: the mean NLL of a learned token.
     """
-    named = {term: dict(weights) for term, weights in COEFFICIENTS[method.update].items()}
-    if "dpo" in named:
-        named["dpo"]["beta"] = method.beta
-    return named
+    if method.contrasts:
+        return {"dpo": {"weight": 1.0, "beta": method.beta}, "sampler": {}}
+    return {"ntp": {"answer": 1.0}} | ({"sampler": {}} if method.judged else {})
 
 
 def best_and_worst(scores: Sequence[float | None]) -> tuple[int, int] | None:

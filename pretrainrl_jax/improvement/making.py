@@ -113,11 +113,6 @@ def echoes(prompt: Prompt, text: str) -> bool:
     return broken_off or not set(own).isdisjoint(lines)
 
 
-def short_name(corruption: str) -> str:
-    """What lines call a corruption: the name of its prompt without `corrupt_`."""
-    return corruption.removeprefix("corrupt_")
-
-
 def judge_lines(
     pieces: Sequence[Piece],
     corruptions: Sequence[str],
@@ -181,7 +176,7 @@ def _spoilt(
     for turn, prompt in enumerate(corruptions):
         places = [at for at, piece in enumerate(pieces) if piece.number % len(corruptions) == turn]
         for at, text in zip(places, corrupt(prompt, [pieces[at] for at in places]), strict=True):
-            name, original = short_name(prompt), pieces[at].suffix
+            name, original = prompt.removeprefix("corrupt_"), pieces[at].suffix
             words = WORD.findall((text or "").casefold())
             if text is None or not text.strip():
                 counts[f"corruptions.{name}.malformed"] += 1
@@ -258,37 +253,18 @@ def unsafe_lines(
     return Made({"unsafe-data": documents} | ({"rewriter-data": suffixes} if agree else {}), counts)
 
 
-def told_of_judge_data(counts: Counter[str]) -> list[str]:
-    """A sentence for each step."""
-    names = dict.fromkeys(key.split(".")[1] for key in counts if key.startswith("corruptions."))
-    lines = []
-    for name in names:
-        used, *rest = (counts[f"corruptions.{name}.{what}"] for what in ("used", "malformed", "same"))
-        lines.append(f"corruptions {name}: {used:,} used, {rest[0]:,} malformed, {rest[1]:,} as the original")
+def told(counts: Counter[str]) -> list[str]:
+    """What was counted, a line for each step; and how long texts are, which a judge could learn alone."""
+    steps: dict[str, list[str]] = {}
+    for key, number in counts.items():
+        step, _, what = key.rpartition(".")
+        steps.setdefault(step, []).append(f"{number:,} {what}")
+    lines = [
+        f"{step.replace('.', ' ') or 'read'}: {', '.join(own)}"
+        for step, own in steps.items()
+        if step not in ("lines", "characters")
+    ]
     if used := sum(n for key, n in counts.items() if key.startswith("corr") and key.endswith(".used")):
         means = [counts[f"characters.{what}"] / used for what in ("originals", "corruptions")]
         lines.append("mean length of originals {:.0f} characters, of corruptions {:.0f}".format(*means))
-    return lines + [
-        f"{part}: {_listed(counts, part)}"
-        for part in ("quality", "safety", "factuality")
-        if any(key.startswith(f"{part}.") for key in counts)
-    ]
-
-
-def told_of_unsafe_data(counts: Counter[str], verdicts: Sequence[str]) -> list[str]:
-    """A sentence for each stage of the filter."""
-    by_rules = sum(n for key, n in counts.items() if key.startswith("out.rules."))
-    left = counts["documents"] - by_rules
-    lines = [f"rules: {left:,} of {counts['documents']:,} documents kept ({_listed(counts, 'out.rules')})"]
-    lines.append(f"blocklist: {left - counts['out.blocklist']:,} of {left:,} kept")
-    lines.append(f"cut: {counts['found']:,} kept ({_listed(counts, 'out.cut')})")
-    if any(key.startswith("prefix.") for key in counts):
-        kept = counts[f"prefix.{verdicts[-1]}"]
-        lines.append(f"judge: {kept:,} of {counts['found']:,} prefixes kept ({_listed(counts, 'prefix')})")
-        lines.append(f"judge, of their suffixes: {_listed(counts, 'suffix')}")
     return lines
-
-
-def _listed(counts: Counter[str], part: str) -> str:
-    own = {key.removeprefix(f"{part}."): n for key, n in counts.items() if key.startswith(f"{part}.")}
-    return ", ".join(f"{number:,} {name}" for name, number in own.items()) or "none left out"

@@ -3,12 +3,13 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from numbers import Real
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging.parts import Ask, count_pairs, model_parts, prompts_of
+from pretrainrl_jax.judging.parts import Ask, count_pairs, pairwise, pointwise, prompts_of
 from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
 from pretrainrl_jax.judging.repetition import repetition
 
@@ -59,8 +60,10 @@ def make_judge(
     parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
     if statements is not None:
         parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
-    if ask is not None:
-        parts |= model_parts(settings, prompts_of(settings), ask)
+    if ask:
+        compare = partial(pairwise, pairs=settings.pairs, opponents=settings.opponents)
+        for name, prompt in prompts_of(settings).items():
+            parts[name] = compare(partial(ask, prompt)) if name == "quality" else pointwise(prompt, ask)
     weights = {name: getattr(settings, name) for name in PARTS}
     for name, weight in weights.items():
         if weight and name not in parts:

@@ -3,15 +3,14 @@
 import hashlib
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.judging.prompts import ASKING, Prompt, judge_prompt
-from pretrainrl_jax.judging.protocol import Case, Counts, JudgeError, Part, Scored, shown, total
+from pretrainrl_jax.judging.protocol import Case, Counts, Part, Scored, total
 
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
 Pairs = Literal["all", "pivot", "sample"]
@@ -37,16 +36,6 @@ def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
     return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
 
 
-def model_parts(settings: JudgeConfig, prompts: Mapping[str, Prompt], ask: Ask) -> dict[str, Part]:
-    """The parts that ask, by their prompts."""
-    return {
-        name: pairwise(partial(ask, prompt), settings.pairs, settings.opponents)
-        if name == "quality"
-        else _each(prompt, ask)
-        for name, prompt in prompts.items()
-    }
-
-
 def pairwise(
     ask: Callable[[Sequence[Texts]], Sequence[Answer]], pairs: Pairs = "all", opponents: int = 1
 ) -> Callable[[Sequence[Case]], Scored]:
@@ -62,7 +51,6 @@ def pairwise(
 
     A comparison without a verdict is in no mean; a candidate with verdicts on fewer than half of its
     comparisons has no score. The counts of a case tell what the judge prefers: see `preferences`.
-    The part raises JudgeError for a wrong number of verdicts and for what is no probability.
     """
 
     def judge(cases: Sequence[Case]) -> Scored:
@@ -73,18 +61,9 @@ def pairwise(
         asked: list[Texts] = []
         for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
             asked += [{"prefix": prefix, "first": texts[i], "second": texts[j]} for i, j in own]
-        answers = ask(asked)
-        if len(answers) != len(asked):
-            raise JudgeError(f"the judge's part quality gave {len(answers)} verdicts on {len(asked)} pairs")
-        for texts, answer in zip(asked, answers, strict=True):
-            if answer.shares is not None and not 0 <= answer.shares[0] <= 1:
-                raise JudgeError(
-                    f"the judge's part quality gave {answer.shares[0]!r}, which is no probability, to a pair "
-                    f"after {shown(texts['prefix'])}: mend the judge"
-                )
-        remaining, scores, counts = iter(answers), list[list[float | None]](), list[Counts]()
+        answers, scores, counts = iter(ask(asked)), list[list[float | None]](), list[Counts]()
         for case, own in zip(cases, chosen, strict=True):
-            given = {pair: next(remaining) for pair in own}
+            given = {pair: next(answers) for pair in own}
             won = {pair: None if one.shares is None else one.shares[0] for pair, one in given.items()}
             scores.append(_means(len(case.candidates), won))
             counts.append(preferences(case.candidates, won) | total(one.counts for one in given.values()))
@@ -98,17 +77,14 @@ def paired(case: Case, pairs: Pairs, opponents: int) -> list[tuple[int, int]]:
     places = range(len(case.candidates))
     if pairs == "pivot":
         return [(0, place) for place in places[1:]]
-    if pairs == "all" or opponents >= len(places) - 1:
-        return list(combinations(places, 2))
+    both = list(combinations(places, 2))
+    if pairs == "all":
+        return both
     # In a circle in random order each meets those that follow: everyone has as many comparisons.
     digest = hashlib.sha256(repr((case.prefix, case.candidates)).encode()).digest()
     circle = random.Random(digest).sample(places, len(places))
-    met = {
-        tuple(sorted((circle[at], circle[(at + step) % len(circle)])))
-        for at in places
-        for step in range(1, opponents + 1)
-    }
-    return sorted((i, j) for i, j in met)
+    apart = [abs(circle.index(i) - circle.index(j)) for i, j in both]
+    return [pair for pair, far in zip(both, apart, strict=True) if min(far, len(circle) - far) <= opponents]
 
 
 def count_pairs(candidates: int, pairs: Pairs, opponents: int) -> int:
@@ -154,7 +130,7 @@ def _means(candidates: int, verdicts: dict[tuple[int, int], float | None]) -> li
     return means
 
 
-def _each(prompt: Prompt, ask: Ask) -> Part:
+def pointwise(prompt: Prompt, ask: Ask) -> Part:
     """Candidates one by one: the mean of the verdicts' worth, from 1 of the best to 0 of the worst."""
 
     def judge(cases: Sequence[Case]) -> Scored:

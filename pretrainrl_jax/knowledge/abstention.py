@@ -50,12 +50,7 @@ def rule(penalty: float) -> str:
 
 
 def two_agree(samples: Sequence[str | None], right: Sequence[bool]) -> tuple[bool, bool]:
-    """Whether the first two samples, normalised, agree, so that this is answered; and whether it is right.
-
-    A sample without an end agrees with none. Raises ValueError with fewer than two.
-    """
-    if len(samples) < 2:
-        raise ValueError(f"{len(samples)} samples cannot agree: draw two at least")
+    """Whether the first two samples, normalised and with an end, agree; and whether they are right."""
     agree = samples[0] is not None and samples[0] == samples[1]
     return agree, agree and right[0]
 

@@ -2,34 +2,9 @@
 
 A prompt c has valid answers V_c and erroneous ones E_c; training text answers it by p(r|c), all of it
 valid, the model by q(r|c), and prompts are drawn by weights. A threshold on q makes the model a judge of
-answers: above it (A) they are taken for valid. "Is it valid?" (IIV) asks of an answer that is drawn from p
-in one half of the cases, and evenly from E_c in the other; `err_iiv` is how often the judge is wrong.
-
-The theorem for any model: with K = min |E_c| and the threshold 1/K, strictly above,
-
-    error >= 2 err_iiv - max |V_c| / K - delta,    delta = |q(A) - p(A)|
-
-It assumes that the model says nothing outside of V and E. Real ones do, and we need no more than a look at
-its proof (ours) to see what remains. Let B be the complement of A, `outside` the mass of q outside of V and
-E. (1) An answer in A has q > 1/K >= 1/|E_c|, so q(A and E) is at least the mean of |A_c and E_c| / |E_c|:
-half of 2 err_iiv. (2) The other half is p(B) = 1 - p(A) <= 1 - q(A) + delta = q(B and V) + q(B and E) +
-outside + delta. (3) An answer in B has q <= 1/K, so q(B and V) <= max |V_c| / K. Together
-
-    q(E) + outside = 1 - q(V) >= 2 err_iiv - max |V_c| / K - delta,    q(E) >= the same - outside.
-
-So the bound holds exactly for the share of answers that are not valid, and it is that which is measured
-beside it. (1) asks nothing of an answer in E that is left out of A, and (3) looks at valid answers alone.
-So the bound holds, too, where only some of the erroneous answers above the threshold were found, all terms
-being taken of those found; any set will do for E, the model's own falsehoods among it.
-
-For singletons (prompts that the N statements of the training text name exactly once) and answers that are
-drawn evenly, each for itself, from a known set, the paper's second theorem: with probability 0.99
-
-    error >= singletons / N - 2 / K - (35 + 6 ln N) / sqrt(N) - delta.
-
-Its first step is the one above, so that again `1 - q(V)` is bounded. It is of the whole of A: where answers
-above the threshold were not found, delta may be up to `delta_most`. The correction is above 1, so that
-nothing is said, up to about 7,900 statements.
+answers: above it (A) they are taken for valid. `err_iiv` is how often that judge is wrong, of answers drawn
+from p in one half of the cases, and evenly from E_c in the other. docs/theory.md has the theorems, and our
+proof that they hold for q(E) + outside, where `outside` is what q says that is neither in V nor in E.
 """
 
 import math
@@ -47,7 +22,6 @@ class Answers(NamedTuple):
     valid: Sequence[float]  # q of each, in the same order
     wrong: Sequence[float]  # q of erroneous answers; others are left out of A
     erroneous: int  # |E_c|; those above among them
-    unfound: float = 0.0  # the mass of q that was not looked at
 
 
 @dataclass(frozen=True)
@@ -60,36 +34,19 @@ class Measured:
     threshold: float
     gold_missed: float  # p of valid answers that are not above the threshold
     errors_taken: float  # share of E_c that is
-    errors_taken_most: float  # the same if as many others as `unfound` has room for were
-    incomplete: int  # prompts with such room
+    err_iiv: float  # how often the threshold is wrong about validity
     p_above: float  # p(A)
     p_hat_above: float  # q(A)
-    p_hat_above_most: float  # the same with all of `unfound` where it has such room
+    delta: float  # how far the model is from calibrated at the threshold
     error: float  # 1 - q(V)
     error_known: float  # q(E)
     outside: float  # the rest
 
-    @property
-    def err_iiv(self) -> float:
-        """How often the threshold is wrong about validity."""
-        return (self.gold_missed + self.errors_taken) / 2
-
-    @property
-    def delta(self) -> float:
-        """How far the model is from calibrated at the threshold."""
-        return abs(self.p_hat_above - self.p_above)
-
-    @property
-    def delta_most(self) -> float:
-        """The most that it can be."""
-        return max(self.delta, self.p_hat_above_most - self.p_above)
-
 
 def measure(prompts: Sequence[Answers], weights: Sequence[float] | None = None) -> Measured:
-    """The terms; by `weights` in proportion, which are not negative, or every prompt the same.
+    """The terms, of the prompts that weigh anything: by `weights` in proportion, or every one the same.
 
-    The extremes of |V_c| and |E_c| are of the prompts that weigh anything. Raises ValueError if none does, or
-    if one has no erroneous answer: there is no threshold then.
+    Raises ValueError if none does, or if one has no erroneous answer: there is no threshold then.
     """
     weight = np.ones(len(prompts)) if weights is None else np.asarray(weights, np.float64)
     prompts = [prompt for prompt, w in zip(prompts, weight, strict=True) if w > 0]
@@ -99,49 +56,36 @@ def measure(prompts: Sequence[Answers], weights: Sequence[float] | None = None) 
     fewest = min(prompt.erroneous for prompt in prompts)
     if not fewest:
         raise ValueError("a prompt has no erroneous answer: leave it out")
-    threshold = 1 / fewest
-    rows = np.array([_terms(prompt, threshold) for prompt in prompts], np.float64)
-    p_above, p_hat_above, room, taken, lifted, error, error_known = np.average(rows, axis=0, weights=weight)
+    rows = np.array([_terms(prompt, 1 / fewest) for prompt in prompts], np.float64)
+    means = np.average(rows, axis=0, weights=weight).tolist()
+    p_above, p_hat_above, errors_taken, error, error_known = means
     return Measured(
         questions=len(prompts),
         max_valid=max(len(prompt.valid) for prompt in prompts),
         min_erroneous=fewest,
-        threshold=threshold,
-        gold_missed=float(1 - p_above),
-        errors_taken=float(taken),
-        errors_taken_most=float(taken + lifted),
-        incomplete=int(np.count_nonzero(rows[:, 2])),
-        p_above=float(p_above),
-        p_hat_above=float(p_hat_above),
-        p_hat_above_most=float(p_hat_above + room),
-        error=float(error),
-        error_known=float(error_known),
-        outside=float(error - error_known),
+        threshold=1 / fewest,
+        gold_missed=1 - p_above,
+        errors_taken=errors_taken,
+        err_iiv=(1 - p_above + errors_taken) / 2,
+        p_above=p_above,
+        p_hat_above=p_hat_above,
+        delta=abs(p_hat_above - p_above),
+        error=error,
+        error_known=error_known,
+        outside=error - error_known,
     )
 
 
 def _terms(prompt: Answers, threshold: float) -> tuple[float, ...]:
-    """p(A), q(A), `unfound` where it may belong to A, shares of E_c in A and that may be, 1 - q(V), q(E)."""
-    wrong = sorted(prompt.wrong, reverse=True)
-    above = [q for q in wrong if q > threshold]
+    """p(A), q(A), the share of E_c in A, 1 - q(V), q(E)."""
+    above = [q for q in prompt.wrong if q > threshold]
     valid = [(p, q) for p, q in zip(prompt.true, prompt.valid, strict=True) if q > threshold]
-    # The mass not looked at would lift those over the threshold first that are nearest to it.
-    room, lifted = prompt.unfound, 0
-    for q in wrong[len(above) :]:
-        if room <= threshold - q:
-            break
-        room, lifted = room - (threshold - q), lifted + 1
-    else:
-        others = prompt.erroneous - len(wrong)
-        lifted += min(others, max(0, math.ceil(room / threshold) - 1))
     return (
         math.fsum(p for p, _ in valid),
         math.fsum(q for _, q in valid) + math.fsum(above),
-        prompt.unfound if lifted else 0.0,
         len(above) / prompt.erroneous,
-        lifted / prompt.erroneous,
         max(0.0, 1 - math.fsum(prompt.valid)),
-        math.fsum(wrong),
+        math.fsum(prompt.wrong),
     )
 
 

@@ -17,9 +17,13 @@ def signatures(inputs: Inputs, mined: Json | None) -> list[Json]:
     """
     evaluations = {str(e.get("system")): e for e in inputs.evaluations}
     base = evaluations.pop("base", None)
-    told = of_mining(mined or {})
+    try:
+        told = of_mining(mined or {})
+    except (AttributeError, KeyError, TypeError, ValueError):  # a file of another shape
+        told = []
     stated = inputs.config.get("evaluate", {})
     bound = number(stated.get("forgetting") if isinstance(stated, dict) else None)
+    bound = EvaluateConfig().forgetting if bound is None else bound
     if base is None:
         return [signature._asdict() for signature in told]
     for system, evaluation in evaluations.items():
@@ -28,8 +32,7 @@ def signatures(inputs: Inputs, mined: Json | None) -> list[Json]:
         losses = (number(e.get("text_nll")) if same else None for e in (base, evaluation))
         lines = [m for m in inputs.metrics if m.get("stage") == f"train/{system}"]
         asked = {group: common(old[group], new[group]) for group in GROUPS}
-        seen = Seen(system, asked, (next(losses), next(losses)), lines)
-        told += of_training(seen, EvaluateConfig().forgetting if bound is None else bound)
+        told += of_training(Seen(system, asked, (next(losses), next(losses)), bound, lines))
     return [signature._asdict() for signature in told]
 
 

@@ -13,7 +13,7 @@ from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, distinct, read_answers
 from pretrainrl_jax.decoding.decode import sample_batch
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome, Truth, distinct_truths, judge
+from pretrainrl_jax.evaluation.factual import OWN_WORDING, Outcome, Truth, judge
 from pretrainrl_jax.facts.choices import choices, kind_of
 from pretrainrl_jax.facts.matching import matches, normalise, truths_of
 from pretrainrl_jax.facts.questions import read_templates, reversed_facts
@@ -188,7 +188,7 @@ class Asker:
         beams = greedy = self.beams(1, questions, advance)
         if settings.beams > 1:  # one beam is the greedy answer
             beams = self.beams(settings.beams, questions, advance)
-        truths = [list(distinct_truths(fact)) for fact, _, _ in questions]
+        truths = [list(dict.fromkeys(fact.answers)) for fact, _, _ in questions]
         encoded = encode_branches(self._tokenizer, self._template, self._prompts(questions), truths)
         laid = zip(questions, encoded.prefixes, encoded.branches, strict=True)
         trees = [AnswerTree(fact.id, prefix, tuple(map(Branch, own))) for (fact, _, _), prefix, own in laid]

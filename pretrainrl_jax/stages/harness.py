@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pretrainrl_jax.evaluation.harness import Engine, run_harness
+from pretrainrl_jax.evaluation.harness import run_harness
 from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.report.ability import ability, folder, read_harness, table
 from pretrainrl_jax.report.systems import Systems
@@ -61,7 +61,8 @@ def evaluate_tasks(
             limit=settings.limit,
             chat=settings.chat,
             seed=context.config.seed,
-            engine=Engine(tokens=settings.tokens, track=partial(context.screen.track, label)),
+            tokens=settings.tokens,
+            track=partial(context.screen.track, label),
         )
         if short := result["shortened"]:
             context.screen.say(f"{label}: {short} contexts were too long and lost their beginning")

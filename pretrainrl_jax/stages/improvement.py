@@ -82,7 +82,7 @@ class Improvement:
     def made(self) -> MadeDocuments:
         """Documents about the facts of the run; none where there are others to read."""
         there = self._config.documents.path
-        return MadeDocuments((), (), ()) if there else self._context.made_documents
+        return MadeDocuments((), ()) if there else self._context.made_documents
 
     def cuts(self, tokenizer: Tokenizer) -> Cuts:
         """The stream of documents, cut, from its beginning."""
@@ -367,11 +367,10 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
             "not what it wrote; remove evaluations/selfimprove to measure all anew"
         )
         return kept
-    with context.screen.track(f"evaluate/selfimprove/{system}/judged", len(cuts), "prefixes") as bar:
-
-        def judge() -> list[float | None]:
-            return won(improvement.full_judge, base, continued, config.selfimprove.documents, bar.advance)
-
-        verdicts = asked_by(config.judge.server, judge, "judging the base model's continuations")
+    verdicts = asked_by(
+        config.judge.server,
+        lambda: won(improvement.full_judge, base, continued),
+        "judging the base model's continuations",
+    )
     wins = [verdict for verdict in verdicts if verdict is not None]
     return kept | {"compared": [{"won": win} for win in wins], "unjudged": len(verdicts) - len(wins)}

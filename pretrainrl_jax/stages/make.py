@@ -44,7 +44,6 @@ class Making:
     stream: Stream
     make: Callable[[int], labels.Made]  # of the next documents, of so many at most; counted as "documents"
     files: Sequence[str]  # of lines, the one that marks the end last
-    told: Callable[[Counter[str]], list[str]]  # what was counted, in words
 
 
 def make(context: Context, kind: str) -> None:
@@ -96,7 +95,7 @@ def make(context: Context, kind: str) -> None:
             say(f"{stage}: the documents ended after {counts['documents']:,} of {settings.documents:,}")
         for rule, times in making.stream.dropped.items():
             context.screen.say(f"{stage}: {times:,} times {rule}: what {RULES[rule]}")
-        for sentence in making.told(counts):
+        for sentence in labels.told(counts):
             say(f"{stage}: {sentence}")
         for name in making.files:
             say(f"{stage}: {counts[f'lines.{name}']:,} lines in {folder / name}.jsonl")
@@ -241,7 +240,7 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
             pieces, config.making.corruptions, writes, agree, list(prompts), verdicts, told
         )
 
-    return Making(cuts.stream, work, ["judge-data"], labels.told_of_judge_data)
+    return Making(cuts.stream, work, ["judge-data"])
 
 
 def unsafe_data(context: Context, opened: ExitStack) -> Making:
@@ -281,10 +280,9 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
         ]
         made = labels.unsafe_lines(found, agree, verdicts, told)
         counts = Counter({f"out.{why}": number for why, number in left_out.items()})
-        return labels.Made(made.rows, made.counts + counts + Counter(documents=len(every), found=len(found)))
+        return labels.Made(made.rows, Counter(documents=len(every), found=len(found)) + counts + made.counts)
 
-    files = ["rewriter-data", "unsafe-data"] if agree else ["unsafe-data"]
-    return Making(stream, work, files, lambda counts: labels.told_of_unsafe_data(counts, verdicts))
+    return Making(stream, work, ["rewriter-data", "unsafe-data"] if agree else ["unsafe-data"])
 
 
 KINDS = {"judge-data": judge_data, "unsafe-data": unsafe_data}
@@ -301,7 +299,7 @@ def corrupting(context: Context, improvement: Improvement) -> labels.Corrupt:
             written = model_rewriter(improvement.writer(prompts[name]))(cases) if cases else []
             return [None if text and labels.echoes(prompts[name], text) else text for text in written]
 
-        return asked_by(server, work, f"writing corruptions ({labels.short_name(name)})")
+        return asked_by(server, work, f"writing corruptions ({name})")
 
     return corrupt
 

@@ -79,9 +79,10 @@ class Watch:
         far = 2 * session.global_step >= session.total_steps  # before, little is gained by any training
         pairs = list(zip(first["questions"], map(to_json, outcomes), strict=True))
         system = session.run.stage.removeprefix("train/")
-        seen = Seen(system, {"trained": pairs}, (first["text_nll"], nll), lines if far else ())
+        losses, bound = (first["text_nll"], nll), self._settings.forgetting
+        seen = Seen(system, {"trained": pairs}, losses, bound, lines if far else ())
         told = {name for line in lines for name in line}
-        return [s for s in of_training(seen, self._settings.forgetting) if _metric(s) not in told]
+        return [s for s in of_training(seen) if _metric(s) not in told]
 
     def _lines(self) -> list[Any]:
         """This stage's lines of metrics.jsonl."""

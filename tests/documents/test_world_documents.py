@@ -38,30 +38,25 @@ def test_documents_join_sentences_of_which_a_stated_share_is_false(world, made):
     assert not set(made.texts) & set(made.held_out)
 
 
-def test_what_is_false_is_told(world, made):
-    found_in = Statements(world)
-    told = Counter((c.fact, c.answer, c.document) for c in made.corrupted)
-    seen = Counter(
-        (s.fact.id, s.answer, number)
-        for number, text in enumerate(made.texts)
-        for s in found_in.find(text, ended=True)
-        if s.verdict == "false"
-    )
-    assert told == seen
-    assert all(c.sentence in made.texts[c.document].split("\n") for c in made.corrupted)
+def falsehoods(facts, texts):
+    """The ids of facts that texts state falsely, each with the answer that they give."""
+    found_in = Statements(facts)
+    found = (s for text in texts for s in found_in.find(text, ended=True) if s.verdict == "false")
+    return [(s.fact.id, s.answer) for s in found]
 
 
 def test_a_falsehood_is_another_answer_of_the_relation_and_always_the_same(world, made):
-    facts = {fact.id: fact for fact in world}
+    categories = {fact.id: fact.category for fact in world}
     answers = {(f.category, f.answer) for f in world}
-    assert all((facts[c.fact].category, c.answer) in answers for c in made.corrupted)
-    assert len({(c.fact, c.answer) for c in made.corrupted}) == len({c.fact for c in made.corrupted})
+    told = falsehoods(world, made.texts)
+    assert all((categories[id], answer) in answers for id, answer in told)
+    assert len({*told}) == len({id for id, _ in told}) > 30
 
 
 def test_frequent_answers_are_frequent_falsehoods():
     facts = [one(i, f"Town{i}", "Rome" if i < 270 else f"City{i}", popularity=1.0) for i in range(300)]
     made = make_documents(facts, replace(SETTINGS, false_share=1.0), CORPUS, 0)
-    wrong = Counter(c.answer == "Rome" for c in made.corrupted if int(c.fact) >= 270)
+    wrong = Counter(answer == "Rome" for id, answer in falsehoods(facts, made.texts) if int(id) >= 270)
     assert wrong[True] / wrong.total() == pytest.approx(0.9, abs=0.15)
 
 
@@ -73,10 +68,11 @@ def one(number, subject, *answers, popularity=1.0, category="capital"):
 def test_no_falsehood_is_true_of_a_namesake_or_under_another_name():
     facts = [one(1, "Arno", "Florence", "Firenze"), one(2, "Arno", "Pisa"), one(3, "Po", "firenze")]
     made = make_documents(facts, replace(SETTINGS, false_share=1.0), CORPUS, 0)
-    assert {c.fact for c in made.corrupted} == {"3"}
-    assert {c.answer for c in made.corrupted} <= {"Pisa", "Florence"}
+    told = falsehoods(facts, made.texts)
+    assert {id for id, _ in told} == {"3"}
+    assert {answer for _, answer in told} <= {"Pisa", "Florence"}
     lonely = make_documents(facts[:1], replace(SETTINGS, false_share=1.0), CORPUS, 0)
-    assert lonely.corrupted == ()
+    assert falsehoods(facts[:1], lonely.texts) == []
 
 
 def test_documents_depend_on_the_seed_alone(world, made):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.decoding.answers import Answer
-from pretrainrl_jax.evaluation.factual import Truth, by_popularity, distinct_truths, groups, judge, measures
+from pretrainrl_jax.evaluation.factual import Truth, by_popularity, groups, judge, measures
 from pretrainrl_jax.facts.matching import normalise
 
 
@@ -129,10 +129,6 @@ def test_groups():
     assert by_group["unseen"]["count"] == 1
     assert "held_out" not in by_group
     assert "held_out_head" not in by_group
-
-
-def test_distinct_truths_keep_order():
-    assert distinct_truths(fact(("b", "a", "b"))) == ("b", "a")
 
 
 def test_held_out_facts_are_neighbours_or_distant():

@@ -34,7 +34,7 @@ MADE = make_documents(
 )
 STATEMENTS = Statements(WORLD)
 NAMED = named_prefixes(WORLD, MADE.held_out, 80, 0, STATEMENTS.is_head)
-MISLED = corrupted_prefixes(WORLD, MADE, STATEMENTS, 80, 0)
+MISLED = corrupted_prefixes(MADE.texts, STATEMENTS, 80, 0)
 
 
 def written(text, ended=False):
@@ -79,15 +79,16 @@ def test_named_facts_are_half_head_facts_and_spread_evenly():
 def test_prefixes_of_corrupted_statements_are_those_of_their_documents():
     assert len(MISLED) == 80
     for prefix in MISLED:
-        own = [c for c in MADE.corrupted if c.fact == prefix.fact.id and c.answer == prefix.wrong]
-        assert any(MADE.texts[c.document].startswith(prefix.text) for c in own)
-        assert any(c.sentence.startswith(prefix.text[prefix.begin :]) for c in own)
+        assert any(text.startswith(f"{prefix.text} {prefix.wrong}") for text in MADE.texts)
+        assert prefix.fact.subject in prefix.text[prefix.begin :]
+        assert prefix.fact.subject not in prefix.text[: prefix.begin]
         answers = {"wrong": (prefix.wrong, True, False), "right": (prefix.fact.answer, False, True)}
         for answer, repeated, true in answers.values():
             completed = completes(prefix, written(f" {answer}.\n"), STATEMENTS)
             assert repeats(prefix, completed) == {"repeated": repeated, "true": true}
         assert repeats(prefix, None) == {"repeated": False, "true": False}
-    assert corrupted_prefixes(WORLD, MadeDocuments((), (), ()), STATEMENTS, 80, 0) == []
+    assert len({(prefix.fact.id, prefix.wrong) for prefix in MISLED}) > 30
+    assert corrupted_prefixes((), STATEMENTS, 80, 0) == []
 
 
 def test_free_prefixes_end_between_sentences():
@@ -169,8 +170,8 @@ def test_a_model_is_measured_whole(loaded, tmp_path):
         documents=replace(settings.documents, path=("texts.jsonl",)),
         evaluate=replace(settings.evaluate, text=str(path)),
     )
-    told = evaluate_truthfulness(loaded, WORLD, MadeDocuments((), (), ()), STATEMENTS, settings)
+    told = evaluate_truthfulness(loaded, WORLD, MadeDocuments((), ()), STATEMENTS, settings)
     assert [len(told[name]) for name in ("named", "free", "corrupted", "text_nll")] == [0, 1, 0, 2]
     settings = replace(settings, evaluate=replace(settings.evaluate, text=""))
-    told = evaluate_truthfulness(loaded, WORLD, MadeDocuments((), (), ()), STATEMENTS, settings)
+    told = evaluate_truthfulness(loaded, WORLD, MadeDocuments((), ()), STATEMENTS, settings)
     assert told["text_nll"] == [] and told["distinct_ngrams"] is None  # noqa: PT018

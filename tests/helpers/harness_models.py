@@ -10,7 +10,7 @@ import transformers
 from helpers.models_and_trees import small_tokenizer
 from lm_eval.models.huggingface import HFLM
 
-from pretrainrl_jax.evaluation.harness import Engine, HarnessLM
+from pretrainrl_jax.evaluation.harness import HarnessLM
 from pretrainrl_jax.training.loading import Loaded, load
 from pretrainrl_jax.trees.tokenization import Tokenizer
 
@@ -42,7 +42,7 @@ class Twins(NamedTuple):
             self.loaded.params,
             tokenizer or self.loaded.tokenizer,
             max_length=length,
-            engine=Engine(**engine),
+            **engine,
         )
 
 

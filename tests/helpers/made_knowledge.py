@@ -73,10 +73,10 @@ def evaluation(system: str, level: float, facts: int = 60, seed: int = 0) -> dic
 def theory(**changes: Any) -> dict[str, Any]:
     """What a small world's bounds look like: one that says something, and one that does not."""
     bound = {
-        "questions": 2400, "bound": 0.5312, "vacuous": False, "err_iiv": 0.41, "err_iiv_most": 0.43,
+        "questions": 2400, "bound": 0.5312, "vacuous": False, "err_iiv": 0.41,
         "gold_missed": 0.78, "errors_taken": 0.04, "size_term": 0.0127, "max_valid": 1, "min_erroneous": 79,
         "threshold": 0.01266, "delta": 0.2761, "p_hat_above": 0.4961, "p_above": 0.22, "error": 0.82,
-        "error_known": 0.41, "outside": 0.41, "bound_known": 0.1212, "incomplete": 1900, "holds": True,
+        "error_known": 0.41, "outside": 0.41, "bound_known": 0.1212, "holds": True,
     }  # fmt: skip
     mass = {"good_turing": 0.0316, "interval": [0.0274, 0.0358], "true": 0.033}
     statements = {
@@ -88,7 +88,7 @@ def theory(**changes: Any) -> dict[str, Any]:
         "bound": -0.97, "vacuous": True, "singleton_rate": 0.0316, "size_term": 0.0253, "sample_term": 0.7525,
         "delta": 0.22, "min_erroneous": 79, "threshold": 0.01266, "p_hat_above": 0.8, "p_above": 0.58,
         "error": 0.5, "error_known": 0.3, "outside": 0.2, "bound_known": -1.17, "weights": "statements",
-        "covered": 1.0, "told_more": False, "guess": 0.24, "guess_uniform": 0.0125, "holds": True,
+        "covered": 1.0, "told_more": False, "holds": True,
     }  # fmt: skip
     return {
         "questions": 2400, "without_errors": 3, "iiv": bound,

@@ -151,14 +151,6 @@ def test_a_judge_that_prefers_a_place_finds_all_equal(candidates, bias):
     assert best_and_worst(scores) is None
 
 
-@pytest.mark.parametrize(
-    ("verdicts", "said"), [([0.5], "1 verdicts on 6"), ([math.nan] * 6, "nan"), ([1.5] * 6, "1.5")]
-)
-def test_what_is_no_verdict_is_refused(verdicts, said):
-    with pytest.raises(JudgeError, match=f"part quality gave {said}"):
-        pairwise_by(lambda comparisons: verdicts)(CASES)
-
-
 def gaps(known, K, taken):
     """Means of what is known of each candidate, and None where that is fewer than half of what was asked."""
     means = []

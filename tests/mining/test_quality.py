@@ -54,14 +54,6 @@ def test_nothing_mined_and_files_of_older_versions_are_silent() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [[], "x", 1, None, {"odds": {"x": 3}, "fragments": 1, "most_believed": {"a": 2}}]
-)
-def test_a_file_of_another_shape_is_silent(bad) -> None:
-    assert of_mining({"quality": bad, "dropped": bad, "by_source": bad}) == []
-    assert of_mining({"quality": {"questions": 9, "fragments": {"questions": 99, "examples": [1]}}}) == []
-
-
-@pytest.mark.parametrize(
     ("truth", "p", "power"),
     [(0.5, 0.004, -3), (0.5, 0.006, -2), (1e-9, 1e-5, -3), (1e-9, 2e-4, -2), (0.9, 0.0900001, -1)],
 )

@@ -333,11 +333,13 @@ def test_scores(computed: dict[str, Any], mesh: str) -> None:
 def test_judgements(computed: dict[str, Any], mesh: str) -> None:
     """What greedy decoding says counts as greedy on every mesh, and little else."""
     ours, expected = computed[mesh]["judged"], computed[ONE]["judged"]
-    assert [one.greedy for one in ours] == [one.greedy for one in expected]
-    np.testing.assert_allclose([j.logp for j in ours], [j.logp for j in expected], rtol=1e-5, atol=GAP)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in expected]
+    np.testing.assert_allclose(
+        [logp for logp, _ in ours], [logp for logp, _ in expected], rtol=1e-5, atol=GAP
+    )
     prompts = mesh_results.prompts()
-    assert sum(one.greedy for one in expected[: -len(prompts)]) > len(prompts) // 2
-    assert not any(one.greedy for one in expected[-len(prompts) :])
+    assert sum(greedy for _, greedy in expected[: -len(prompts)]) > len(prompts) // 2
+    assert not any(greedy for _, greedy in expected[-len(prompts) :])
 
 
 # Compilations and transfers.

@@ -58,7 +58,6 @@ DETAILS = {
     "true answers missed": at(_percent, "gold_missed"),
     "errors taken": at(_percent, "errors_taken"),
     "misclassified": at(_percent, "err_iiv"),
-    "at most": at(_percent, "err_iiv_most"),
     "above it: model": at(_percent, "p_hat_above"),
     "above it: data": at(_percent, "p_above"),
     "error on known answers": at(_percent, "error_known"),
