@@ -13,19 +13,17 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
-from pretrainrl_jax.report.columns import compared, sheet
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.drawing import data_address
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge import figures
 from pretrainrl_jax.report.knowledge import section as knowledge_section
-from pretrainrl_jax.report.outcomes import changes, example
+from pretrainrl_jax.report.outcomes import changes
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, summarise
 from pretrainrl_jax.report.tables import by_category, by_popularity, sheets
 from pretrainrl_jax.report.words import headline, reading
-from pretrainrl_jax.report.worse import worse
 
 MATCH_RULES = {
     "exact": "normalised, the answer equals a true answer",
@@ -67,7 +65,6 @@ def write_report(workdir: Path) -> Path:
     two = len(pictured) == 2
     idea = charts.idea(known, *pictured) if pictured else None
     bins, categories = by_popularity(inputs.evaluations), by_category(inputs.evaluations)
-    fallen = worse(pictured[0], pictured[1], summary, bins, categories) if two else None
     path = write_page(
         workdir,
         "page.html.j2",
@@ -98,13 +95,6 @@ def write_report(workdir: Path) -> Path:
         knowledge=knowledge_section.section(summary, evaluations, known, shown),
         improved=of_improved,
         changes=changes(*pictured) if two else None,
-        worse=fallen,
-        falls=sheet(
-            compared("questions", "base, %", f"{known.label(after or '')}, %", "change, points"),
-            fallen.falls if fallen else [],
-            "accuracy on",
-        ),
-        lost=[example(*answers) for answers in fallen.lost] if fallen else [],
     )
     if idea:
         write_bytes(path.with_name("idea.png"), idea)

@@ -1,4 +1,4 @@
-"""Groups, tables and what got worse, against what evaluation itself counts and against counts made here."""
+"""Groups and tables, against what evaluation itself counts and against counts made here."""
 
 import json
 from collections import Counter
@@ -12,11 +12,9 @@ from helpers.made_workdirs import asked, parse, question, table, write, write_wo
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.report.outcomes import GROUPS, changes, flips, grouped
+from pretrainrl_jax.report.outcomes import changes, flips, grouped
 from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.tables import CATEGORIES, by_category, by_popularity
-from pretrainrl_jax.report.worse import SHOWN, Worse, worse
 
 
 def outcome(index: int, right: bool, group: str, popularity: float) -> Outcome:
@@ -125,12 +123,7 @@ def test_ten_examples_are_spread_over_all_flips() -> None:
     assert flipped["lost"] == {"count": 0, "of": 0, "rows": []}
 
 
-# What got worse
-
-
-def fallen(before: dict[str, Any], after: dict[str, Any]) -> Worse:
-    both = [before, after]
-    return worse(before, after, summarise(both, "d", "m"), by_popularity(both), by_category(both))
+# On the page
 
 
 def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
@@ -140,51 +133,6 @@ def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
         group = "held_out" if name == "held_out" else "trained"
         questions += [question(1000 * place + i, i < hits, group, category=name) for i in range(100)]
     return asked(system, questions, **changes)
-
-
-def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
-    before = world("base", {"river": 50, "city": 50, "king": 50, "held_out": 40}, text_nll=1.5)
-    after = world("ntp", {"river": 30, "city": 49, "king": 90, "held_out": 39}, text_nll=1.75)
-    decline = fallen(before, after)
-    ((words, change),) = decline.falls
-    assert (words, change.before, change.after) == ("category river", 0.5, 0.3)
-    assert {words for words, _ in decline.slight} == {"category city", GROUPS["held_out"]}
-    assert decline.compared == 3 + 2  # categories, trained and held-out facts
-    assert decline.text_nll == (1.5, 1.75)
-    # 20 of river, one of city, one held out: their truth goes from 40 % to 1 %.
-    assert decline.less_probable == (22, 400)
-    assert len(decline.lost) == SHOWN
-    assert not decline.nothing
-
-
-def test_the_largest_loss_of_probability_comes_first() -> None:
-    before = asked("base", [question(i, True, p_truth=0.9) for i in range(30)])
-    after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
-    decline = fallen(before, after)
-    assert [one["id"] for one, _ in decline.lost] == [f"f{i}" for i in range(29, 19, -1)]
-    assert decline.less_probable == (29, 30)
-
-
-def test_nothing_worse() -> None:
-    before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
-    decline = fallen(before, after)
-    assert decline.nothing
-    assert decline.compared == 2  # one category is no division; no text was measured
-
-
-def test_groups_known_by_their_rates_only() -> None:
-    before, after = (
-        {"system": system, "groups": {"unseen": {"count": 9, "acc": acc}}}
-        for system, acc in (("base", 0.3), ("ntp", 0.2))
-    )
-    decline = fallen(before, after)
-    assert decline.unpaired == [("facts unseen in pretraining", 0.3, 0.2)]
-    assert decline.less_probable is None
-    assert not decline.nothing
-    assert fallen({**after, "system": "base"}, {**before, "system": "ntp"}).nothing
-
-
-# On the page
 
 
 def put(path: Path, *evaluations: dict[str, Any]) -> Any:
@@ -197,7 +145,7 @@ def put(path: Path, *evaluations: dict[str, Any]) -> Any:
     return parse(write_report(path).read_text("utf-8"))
 
 
-def test_the_page_shows_the_tables_and_what_fell(tmp_path: Path) -> None:
+def test_the_page_shows_the_tables(tmp_path: Path) -> None:
     before = world("base", {"river": 50, "city": 50, "held_out": 40}, text_nll=1.5)
     after = world("ntp", {"river": 30, "city": 90, "held_out": 40}, text_nll=1.75)
     before["by_popularity"] = after["by_popularity"] = [{}] * 2
@@ -210,21 +158,6 @@ def test_the_page_shows_the_tables_and_what_fell(tmp_path: Path) -> None:
     changed = table(tags, "category", "questions", "NTP")
     assert [row[2].split()[0] for row in changed] == ["+40.0", "−20.0"]
     assert len(table(tags, "popularity", "questions", "base")) == 2
-    fell = table(tags, "accuracy on")
-    # River is the more popular half of the trained facts: ranks 1 to 100, and 100 ** -1.5 is 0.001.
-    assert [row[:4] for row in fell] == [
-        ["popularity 0.001 to 1", "100", "50.0", "30.0"],
-        ["category river", "100", "50.0", "30.0"],
-    ]
-    assert "from 1.500 to 1.750 nats a token" in tags.text
-    assert "The truth became less probable in 20 of 300 questions" in tags.text
-
-
-def test_the_page_says_that_nothing_got_worse(tmp_path: Path) -> None:
-    tags = put(tmp_path, *(world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60))))
-    assert "Nothing that was measured of both got worse than the base model: accuracy on 2 sets" in tags.text
-    heads = {rows[0][0] for rows in tags.tables}
-    assert not heads & {"accuracy on", "category", "popularity"}
 
 
 @pytest.mark.parametrize("system", ["base", "ntp"])
@@ -235,4 +168,3 @@ def test_one_system_alone(tmp_path: Path, system: str) -> None:
         ["river", "100", "50.0 40.4–59.6"],
     ]
     assert "Change against base" not in tags.text
-    assert "What got worse" not in tags.text

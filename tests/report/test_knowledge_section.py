@@ -245,7 +245,7 @@ def test_numbers_that_are_none(workdir: Path) -> None:
     nothing |= {"p_truth": 0.0, "samples": [None, None], "samples_right": [False] * 2}
     change(path, questions=[q | nothing for q in asked])
     html = write_report(workdir).read_text("utf-8")
-    html = html[html.index(QUESTIONS[0]) : html.index("What got worse")]
+    html = html[html.index(QUESTIONS[0]) : html.index("The run")]
     assert not re.search(r"\bnan\b|\bNone\b|\binf\b", re.sub(r"data:image/[^\"]*", "", html))
     told = summary(workdir)["systems"]["pretrainrl"]["knowledge"]["trained"]
     assert told["states"]["unknown"]["value"] == 1.0

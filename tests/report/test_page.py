@@ -306,7 +306,6 @@ def test_a_run_of_ones_own_objectives_is_told_by_their_labels(workdir: Path) -> 
         ["a_plain", "NTP(answer)", "0.001"],
         ["before", "not recorded", "not recorded"],
     ]
-    assert "What got worse with Mine <b>" in tags.text
     assert "A_plain is 10.0 points below my own" in tags.text
     assert "The highest accuracy on trained facts is 60.0%, of my own" in tags.text
 
@@ -363,5 +362,3 @@ def test_tables_and_pictures_of_a_workdir_without_outcomes(workdir: Path) -> Non
     # The rates are still there, with Wilson's interval of 12 of 60.
     assert any(row[:2] == ["base", "20.0 11.8–31.8"] for rows in tags.tables for row in rows)
     assert "Accuracy by popularity" not in tags.text
-    assert "What got worse" in tags.text
-    assert "None of the 0 sets" not in tags.text
