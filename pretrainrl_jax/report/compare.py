@@ -15,9 +15,9 @@ from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier,
 from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, compared, figure, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, percent, signed
+from pretrainrl_jax.report.formats import Json, signed
 from pretrainrl_jax.report.inputs import describe, read_inputs
 from pretrainrl_jax.report.knowledge.figures import columns, confident, flips, states
 from pretrainrl_jax.report.knowledge.tables import FLIPPED
@@ -28,14 +28,12 @@ from pretrainrl_jax.report.outcomes import (
     Questions,
     common,
     difference,
-    flipped,
     grouped,
 )
 from pretrainrl_jax.report.page import template, text
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import categories
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 MEASURES = {"AURC": area_under_risk_coverage, "ECE": ece, "Brier": brier}
@@ -57,15 +55,10 @@ class Comparison(NamedTuple):
     known: Systems  # of both
     names: list[str]  # of the two folders
     described: list[str]  # data set, model and seed of each
-    settings: list[tuple[str, str, str]]  # those that differ: name, value of A, value of B
+    settings: list[list[str]]  # those that differ: name, value of A, value of B
     systems: list[Paired]
-    alone: tuple[list[str], list[str]]  # systems of A only, and of B only
-    unshared: tuple[int, int]  # questions of A that B was not asked, and the reverse
-    best: str  # the most accurate system of both, whose categories and flips are shown
-    categories: dict[str, Difference]
-    contradictions: list[str]  # as `contradictions.contradictions`, of both
+    remarks: list[str]  # what the tables do not say
     signatures: list[Json]  # those of B that A does not show, as `signatures.signatures`
-    flipped: dict[str, Json]  # "gained": right in B only; "lost": right in A only; as `outcomes.examples`
 
 
 def read_comparison(one: Path, other: Path) -> Comparison:
@@ -85,46 +78,55 @@ def read_comparison(one: Path, other: Path) -> Comparison:
             f"{one} and {other} evaluated no system in common ({', '.join(names[0])} and "
             f"{', '.join(names[1])}): compare workdirs that trained the same systems"
         )
-    systems = []
-    for system in shared:
-        of_a, of_b = (questions[system] for questions in asked)
-        measured = {group: difference(common(of_a[group], of_b[group])) for group in GROUPS}
-        figures = [summary["systems"][system] for summary in summaries]
-        groups = {group: change for group, change in measured.items() if change is not None}
-        trained = common(of_a["trained"], of_b["trained"])
-        flipping = flips(trained) if trained else None
-        systems += [Paired(system, groups, figures, flipping, measured_confidence(trained))] if groups else []
+    made = [
+        _paired(system, asked[0][system], asked[1][system], [s["systems"][system] for s in summaries])
+        for system in shared
+    ]
+    systems = [paired for paired in made if paired.groups]
     if not systems:
         raise InputError(
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
         )
-    best = _best(systems)
-    of_a, of_b = (questions[best] for questions in asked)
-    pairs = common(of_a["trained"], of_b["trained"])
-    parts = categories({key: of_a["trained"][key] for key in of_a["trained"] if key in of_b["trained"]})
     told = [
         signatures(s, mining.read(p / "mined").statistics) for s, p in zip(sides, (one, other), strict=True)
     ]
     shown = {(signature["name"], signature["system"]) for signature in told[0]}
     seeds = [side.config.get("seed", "not recorded") for side in sides]
+    settings = _settings(a.config, b.config)
+    wrong = [f"{sentence}." for sentence in contradictions([*a.evaluations, *b.evaluations], known)]
     return Comparison(
         known=known,
         names=[one.resolve().name, other.resolve().name],
         described=[f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],
-        settings=_settings(a.config, b.config),
+        settings=settings,
         systems=systems,
-        alone=([n for n in names[0] if n not in names[1]], [n for n in names[1] if n not in names[0]]),
-        unshared=(_unshared(of_a, of_b), _unshared(of_b, of_a)),
-        best=best,
-        categories={
-            name: change
-            for name, keys in parts
-            if (change := difference((of_a["trained"][key], of_b["trained"][key]) for key in keys))
-        },
-        contradictions=contradictions([*a.evaluations, *b.evaluations], known),
+        remarks=[*wrong, *_remarks(asked, systems[-1].system, known, settings)],
         signatures=[s for s in told[1] if (s["name"], s["system"]) not in shown],
-        flipped=flipped(pairs, pairs),
     )
+
+
+def _paired(system: str, of_a: Questions, of_b: Questions, figures: list[Json]) -> Paired:
+    measured = {group: difference(common(of_a[group], of_b[group])) for group in GROUPS}
+    trained = common(of_a["trained"], of_b["trained"])
+    return Paired(
+        system,
+        {group: change for group, change in measured.items() if change is not None},
+        figures,
+        flips(trained) if trained else None,
+        measured_confidence(trained),
+    )
+
+
+def _remarks(asked: list[Json], system: str, known: Systems, settings: list[list[str]]) -> list[str]:
+    """What stands in one of the runs only, and how small a difference says nothing."""
+    words = [] if settings else ["No setting differs."]
+    for side, own, other in zip("AB", asked, asked[::-1], strict=True):
+        alone = [known.label(name) for name in own if name not in other]
+        words += [f"Evaluated only in {side}: {', '.join(alone)}."] if alone else []
+    a, b = (_unshared(own[system], other[system]) for own, other in (asked, asked[::-1]))
+    if a or b:
+        words.append(f"Left out: {a:,} questions that only A was asked, and {b:,} that only B was.")
+    return [*words, f"Under {NOISE_POINTS:g} points one seed of each does not tell two runs apart."]
 
 
 def measured_confidence(pairs: Pairs) -> dict[str, tuple[float, float]]:
@@ -158,16 +160,14 @@ def comparison_markdown(comparison: Comparison) -> str:
 
     Tables, new signatures of failure, and the outcome in words; names and texts of the runs are no markup.
     """
-    return _rendered("compare.md.j2", comparison)
+    return _rendered("compare.md.j2", comparison).rstrip("\n") + "\n"
 
 
 def _rendered(name: str, comparison: Comparison) -> str:
     return template(name).render(
         found=comparison,
         label=comparison.known.label,
-        reading=sentences(comparison),
         sheets=sheets(comparison),
-        categories=sheet(ACCURACY, list(comparison.categories.items()), "category"),
         summary={"signatures": comparison.signatures},
         new=_new(comparison),
     )
@@ -207,21 +207,18 @@ def sheets(comparison: Comparison) -> dict[str, Sheet]:
         "Confidence on trained facts, A → B": sheet(CONFIDENCE, sure, "system"),
         "States of knowledge of trained facts, A → B": sheet(KNOWLEDGE, sure, "system"),
         "Loss on text, and time": sheet(COSTS, costs, "system"),
+        "Settings that differ": Sheet(
+            ["setting", "A", "B"], [[*map(Cell, setting)] for setting in comparison.settings], words=3
+        ),
     }
     return {title: of for title, of in made.items() if of.rows}
 
 
-def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
+def _settings(one: Json, other: Json) -> list[list[str]]:
     both = flat(one), flat(other)
     names = dict.fromkeys([*both[0], *both[1]])
-    values = [(name, *(text(f[name]) if name in f else "not set" for f in both)) for name in names]
-    return [(name, a, b) for name, a, b in values if a != b]
-
-
-def _best(systems: list[Paired]) -> str:
-    """The trained system with the highest accuracy over both, on trained facts; base where it is alone."""
-    known = {p.system: p.groups["trained"] for p in systems if "trained" in p.groups and p.system != "base"}
-    return max(known, key=lambda s: known[s].before + known[s].after, default=systems[0].system)
+    values = [[name, *(text(f[name]) if name in f else "not set" for f in both)] for name in names]
+    return [value for value in values if value[1] != value[2]]
 
 
 def _unshared(one: Questions, other: Questions) -> int:
@@ -229,40 +226,15 @@ def _unshared(one: Questions, other: Questions) -> int:
     return sum(key not in other[group] for group in GROUPS if group not in parts for key in one[group])
 
 
-def sentences(comparison: Comparison) -> list[str]:
-    """The outcome in words: the best system of both, what stands in one only, what cannot be compared."""
-    label = comparison.known.label
-    best = next(paired for paired in comparison.systems if paired.system == comparison.best)
-    group, apart = next(iter(best.groups.items()))
-    words = [
-        f"{label(best.system)}, the most accurate of the systems of both: {percent(apart.before)} in "
-        f"A and {percent(apart.after)} in B on {apart.questions:,} questions ({GROUPS[group]}); "
-        f"B − A is {change(apart)} points."
-    ]
-    words += [f"{sentence}." for sentence in comparison.contradictions]
-    if not apart.clear:
-        words.append("The interval holds zero: on these questions the two are not told apart.")
-    elif 100 * abs(apart.rate) < NOISE_POINTS:
-        words.append(f"Under {NOISE_POINTS:g} points, one seed of each does not tell the two apart.")
-    for side, alone in zip("AB", comparison.alone, strict=True):
-        words += [f"Evaluated only in {side}: {', '.join(map(label, alone))}."] if alone else []
-    if any(comparison.unshared):
-        a, b = comparison.unshared
-        words.append(
-            f"Left out: {a:,} questions of A that B was not asked, and {b:,} of B that A was not asked."
-        )
-    return words
-
-
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
     sides = zip("AB", comparison.names, comparison.described, strict=True)
     parts: list[str | Sheet] = [f"{side} = {name}: {described}" for side, name, described in sides]
-    parts += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
-    for title, made in sheets(comparison).items():
+    parts += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings]
+    for title, made in sheets(comparison._replace(settings=[])).items():
         parts += [title, made]
     parts += [f"! new in B: {sentence}" for sentence in _new(comparison)]
-    return plain(*parts, *(f"- {sentence}" for sentence in sentences(comparison)))
+    return plain(*parts, *(f"- {remark}" for remark in comparison.remarks))
 
 
 def _new(comparison: Comparison) -> list[str]:
