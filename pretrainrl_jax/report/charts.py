@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, chart, looks, painted, plot, window
+from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, looks, painted, plot, window
 from pretrainrl_jax.report.formats import Json, brief, number, percent
 from pretrainrl_jax.report.outcomes import popularity, trained, truth
 from pretrainrl_jax.report.summary import forgetting
@@ -14,7 +14,6 @@ from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.report.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -216,25 +215,6 @@ def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | Non
             lines.append(Line(f"{kind}s", look, steps, 100 * values if share else values))
     how: Any = {"y": "% of documents", "ylim": (-3, 103)} if share else {"y": "mean score"}
     return plot(lines, (4.2, 3.4), "steps", title=title, smooth=True, **how)
-
-
-# Mining
-
-
-def diversity(counts: dict[int, int]) -> str | None:
-    """Questions by the number of distinct answers among their beams, one bar a number."""
-    if not counts:
-        return None
-
-    def draw(axes: "Axes") -> None:
-        axes.bar(list(counts), list(counts.values()), width=0.8, color="#0072B2")
-        axes.locator_params("x", nbins=20, integer=True, min_n_ticks=1)
-        axes.locator_params("y", nbins=5, integer=True, min_n_ticks=1)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
-        axes.grid(axis="x", visible=False)
-
-    return chart((6.4, 2.6), "distinct answers among the finished beams", "questions", draw)
 
 
 # Accuracy
