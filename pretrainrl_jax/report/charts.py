@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, looks, painted, plot, window
-from pretrainrl_jax.report.formats import Json, brief, number, percent
+from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, looks, painted, plot
+from pretrainrl_jax.report.formats import Json, number, percent
 from pretrainrl_jax.report.outcomes import popularity, trained, truth
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import Row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -188,12 +187,6 @@ def series(metrics: list[Json], stage: str, key: str) -> Points:
     return np.array(kept), np.array([values[step] for step in kept])
 
 
-def smoothed_over(steps: np.ndarray) -> int:
-    """How many steps a running mean of a curve spans, which has points at these."""
-    apart = (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 1
-    return round(window(len(steps)) * apart)
-
-
 # Self-improvement
 
 KINDS = {
@@ -218,21 +211,6 @@ def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | Non
 
 
 # Accuracy
-
-
-def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
-    """Accuracy on trained facts in each popularity bin, by system, with its 95 % interval."""
-    lines = []
-    for index, (name, look) in enumerate(looks(systems, known).items()):
-        cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
-        asked = [(i, cell.rate, *cell.interval) for i, cell in cells if cell.interval]
-        if asked:
-            at, *rates = np.array(asked, float).T
-            at += 0.07 * (index - (len(systems) - 1) / 2)  # beside each other, or intervals would hide
-            lines.append(Line(known.label(name), look, at, *(100 * values for values in rates)))
-    ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
-    how: Any = {"xticks": range(len(rows)), "xticklabels": ticks, "ylim": (0, None)}
-    return plot(lines, (5.4, 4.6), "popularity of the fact, least popular first", "accuracy, %", **how)
 
 
 def tradeoff(summary: Json, known: Systems) -> str | None:

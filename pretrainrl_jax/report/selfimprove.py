@@ -331,10 +331,8 @@ def _preferred(systems: dict[str, Json]) -> list[Json]:
 
 def _collapse(label: str, event: Json) -> str:
     """What a run said of a collapse while it happened, and how long it lasted."""
-    if event.get("what") not in WORDS or None in (number(event.get("value")), number(event.get("bound"))):
-        return f"{label}: {event}"
     until = f"until step {event['ended']}" if event.get("ended") else "until the end"
-    return f"{label}, from step {event.get('step')} {until}: {WORDS[event['what']].format(**event)}"
+    return f"{label}, from step {event['step']} {until}: {WORDS[event['what']].format(**event)}"
 
 
 def headline(summary: Json) -> str:

@@ -68,7 +68,7 @@ def _compared(summary: Json, known: Systems, name: str, other: str) -> tuple[str
     one, two = (summary["systems"][n]["acc"] for n in (name, other))
     points, limit = 100 * (one - two), noise(summary, name, other)
     sign = 0 if abs(points) < limit else 1 if points > 0 else -1
-    where = (f"within noise of (under {limit:.1f} points)", "above", "below")[sign]
+    where = (f"within noise ({limit:.1f} points) of", "above", "below")[sign]
     return (
         f"{known.words(name)} is {where} {known.words(other)} ({percent(one)} against {percent(two)})",
         sign,

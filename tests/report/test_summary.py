@@ -155,7 +155,7 @@ def test_iterative_rpo_is_a_baseline_of_its_own() -> None:
 @pytest.mark.parametrize("gap", [-0.019, -0.0001, 0.0, 0.019])
 def test_small_differences_are_called_noise(gap: float) -> None:
     text = words_of(base=0.135, ntp=0.38, ntp_answer=0.38, pretrainrl=0.38 + gap)
-    assert text.count("within noise of (under 2.0 points)") == 2
+    assert text.count("within noise (2.0 points) of") == 2
     assert "does not tell them apart" in text
     assert "of the paper" not in text
     assert "does not show that they help" in text
@@ -173,7 +173,7 @@ def test_few_questions_widen_the_noise() -> None:
         one["groups"]["trained"]["count"] = 100
     summary = summarise(few, "d", "m")
     assert noise(summary, "ntp", "pretrainrl") == pytest.approx(13.6, abs=0.1)
-    assert "within noise of (under 13.6 points)" in "\n".join(reading(summary, KNOWN))
+    assert "within noise (13.6 points) of" in "\n".join(reading(summary, KNOWN))
 
 
 def test_the_same_questions_narrow_the_noise() -> None:

@@ -1,7 +1,7 @@
 """Everything that the page shows of knowledge."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import drawing
@@ -11,7 +11,6 @@ from pretrainrl_jax.report.knowledge import charts, falsehoods, tables, theory
 from pretrainrl_jax.report.outcomes import Key, grouped
 from pretrainrl_jax.report.summary import noun
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import bins, categories, parts, popularities
 
 
 class Asked(NamedTuple):
@@ -23,7 +22,6 @@ class Asked(NamedTuple):
     shown: list[str]  # the systems whose questions are looked at: base, and the method
     heads: dict[str, Cell]  # the beginnings of the systems' rows
     titles: dict[str, str]  # of the sets of questions
-    bins: int  # of popularity
 
     def by_system(self, columns: Mapping[str, Told], *path: str) -> Sheet:
         """A table of what stands at a path of each system's knowledge."""
@@ -55,39 +53,17 @@ def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, show
         shown,
         drawing.heads(list(evaluations), known),
         {"trained": noun(summary), "held_out": "held-out facts"},
-        bins(list(evaluations.values())),
     )
     theories = {name: own["theory"] for name, own in told.items() if "theory" in own}
     return {
         "titles": asked.titles,
-        "knows": _knows(asked),
+        "states": asked.by_set(tables.KNOWN, "{}"),
+        "meanings": STATES,
+        "probable": asked.by_set(tables.PROBABLE, "{}"),
         "believes": _believes(asked, {name: evaluations[name] for name in shown}),
         "tells": _tells(asked) if any("confidence" in own["trained"] for own in told.values()) else None,
         "changed": _changed(asked) if trained and "base" in told else None,
         "theory": theory.section(theories, asked.heads, shown[-1]),
-        "states": {state: STATES[state] for state in charts.STATES},
-    }
-
-
-def _knows(asked: Asked) -> Json:
-    every = {name: asked.facts[name] for name in asked.shown}
-    union = dict(item for questions in reversed(every.values()) for item in questions.items())
-    divisions: dict[str, list[Any]] = {
-        "popularity": popularities(union, asked.bins),
-        "category": categories(union),
-    }
-    for column in dict.fromkeys(name for q in union.values() for name in q.get("columns") or {}):
-        if own := parts(union, lambda q, name=column: (q.get("columns") or {}).get(name)):
-            divisions[column] = own
-    label = asked.known.label
-    return {
-        "states": [
-            (title, picture)
-            for which, title in asked.titles.items()
-            if (picture := charts.states(asked.told, which, asked.known, title))
-        ],
-        "probable": asked.by_set(tables.PROBABLE, "{}"),
-        "by": [(head, tables.divided(head, own, every, label)) for head, own in divisions.items() if own],
     }
 
 

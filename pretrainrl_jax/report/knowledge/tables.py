@@ -29,11 +29,10 @@ from pretrainrl_jax.report.columns import (
     sheet,
 )
 from pretrainrl_jax.report.formats import Json, chance, percent, span
-from pretrainrl_jax.report.knowledge.figures import OUTCOMES, confident, flips, probabilities, states
-from pretrainrl_jax.report.outcomes import GROUPS, Key, common, truth
+from pretrainrl_jax.report.knowledge.figures import OUTCOMES
+from pretrainrl_jax.report.outcomes import GROUPS, truth
 from pretrainrl_jax.report.summary import noun
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import part
 
 Heads = Mapping[str, Cell]  # the beginnings of the systems' rows
 Row = tuple[Cell, Json]  # a system, and what is told of it
@@ -55,9 +54,8 @@ def _shares(of: Json) -> str:
     return " / ".join(percent(of[each], "") for each in OUTCOMES)
 
 
+KNOWN = {f"{state}, %": at(rate, "states", state) for state in STATES}
 PROBABLE = {
-    "knows, %": at(rate, "states", "knows"),
-    "misled, %": at(rate, "states", "misled"),
     "probability of the truth": at(likelihood, "p_truth"),
     "of the strongest falsehood": at(likelihood, "p_falsehood"),
     "margin, nats": at(nats, "margin"),
@@ -215,37 +213,6 @@ def _ways(systems: Mapping[str, Json], heads: Heads, ways: Mapping[str, str]) ->
         for name, told in rows_at(systems, heads, "consistency")
         for way, words in ways.items()
     ]
-
-
-def divided(
-    head: str,
-    parts: Iterable[tuple[Any, set[Key]]],
-    asked: Mapping[str, Mapping[Key, Json]],
-    label: Callable[[str], str],
-) -> Sheet:
-    """What is probable in parts of the questions, by a value of theirs, for one system or two; and what
-    became right or wrong from the first to the second."""
-    rows = []
-    for name, keys in parts:
-        figures = {}
-        inside = {s: {key: own[key] for key in own if key in keys} for s, own in asked.items()}
-        for system, questions in inside.items():
-            sure = confident(every := list(questions.values()))
-            figures[system] = probabilities(every) | {"states": states(sure) if sure else {}}
-        flipped = flips(common(*inside.values())) if len(inside) == 2 else {}
-        rows.append((part(name), {"facts": len(keys), "of": figures} | flipped))
-    measured = (
-        ("knows, %", rate, ("states", "knows")),
-        ("misled, %", rate, ("states", "misled")),
-        ("truth", likelihood, ("p_truth",)),
-        ("margin, nats", nats, ("margin",)),
-    )
-    columns = {"facts": at(count, "facts")}
-    for name, told, path in measured:
-        for system in asked:
-            title = f"{name}: {label(system)}" if len(asked) > 1 else name
-            columns[title] = at(told, "of", system, *path)
-    return sheet(columns | {name: told for name, told in FLIPPED.items() if name != "facts"}, rows, head)
 
 
 def not_fitted(systems: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
