@@ -7,13 +7,12 @@ from pathlib import Path
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
 from pretrainrl_jax.knowledge.intervals import Difference, paired
-from pretrainrl_jax.preferences.rows import RULES
 from pretrainrl_jax.report import drawing
 from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
 from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, changed, figure, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, number, percent, signed, span, spread
-from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
+from pretrainrl_jax.report.inputs import describe, read_config, read_inputs
 from pretrainrl_jax.report.page import write_page
 from pretrainrl_jax.report.systems import Systems
 
@@ -158,28 +157,7 @@ def examples(before: Json, after: Json) -> Sheet | None:
     return sheet(gaps, rows, *WORDS)
 
 
-def described(told: Json) -> list[tuple[str, str]]:
-    """What was read of the file of preferences, and which of its rows were left out, as mining noted it."""
-    columns = ", ".join(f"{what}: {name or 'their beginning'}" for what, name in told["columns"].items())
-    compared = f"{told['pairs']:,} pairs of {told['prompts']:,} prompts, of which {told['held_out_pairs']:,} "
-    lines = [
-        ("rows", f"{told['rows']:,}: {'; '.join(told['forms'])}"),
-        ("columns", f"{columns}; not read: {', '.join(told['unused']) or 'none'}"),
-        ("compared", f"{compared}of {told['held_out']:,} are held out"),
-    ]
-    lines += [(what, f"{told[key]:,} {words}") for key, (what, words) in NOTED.items() if told[key]]
-    return lines + [
-        ("left out", f"{n:,} {rule}: {RULES.get(rule, '')}") for rule, n in told["dropped"].items()
-    ]
-
-
 WORDS = ("prompt", "chosen", "rejected")
-NOTED = {
-    "repeated": ("repeated", "pairs stood there before; that one counts as often"),
-    "both_ways": ("both ways", "pairs whose reverse stands there, too"),
-    "cut": ("cut", "prompts are written otherwise where an answer follows: the end is told with the answers"),
-    "split": ("split", "prompts with more answers than fit in a row: each counts as several"),
-}
 
 
 def write_report(workdir: Path) -> Path:
@@ -194,7 +172,7 @@ def write_report(workdir: Path) -> Path:
     systems = summary["systems"]
     trained = [name for name in systems if name != "base"]
     best = max(trained, key=lambda name: systems[name]["preference_accuracy"], default="")
-    heads, file = drawing.heads(list(systems), known), workdir / "mined" / "statistics.json"
+    heads = drawing.heads(list(systems), known)
     return write_page(
         workdir,
         "preferences.html.j2",
@@ -207,5 +185,4 @@ def write_report(workdir: Path) -> Path:
         about_pairs=about_pairs(next(iter(systems.values()))),
         examples=examples(evaluations["base"], evaluations[best]) if best and "base" in systems else None,
         examples_of=f"base and {known.label(best)}",
-        file=described(read_json(file)) if file.is_file() else [],
     )
