@@ -2,26 +2,19 @@
 
 from collections.abc import Callable, Mapping
 
-from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, sheet
-from pretrainrl_jax.report.formats import Json, brief, number, percent, signed
+from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, sheet
+from pretrainrl_jax.report.formats import Json, signed
 from pretrainrl_jax.report.knowledge.tables import by_system
 
 SHOWN = 10  # categories
 
 
-def _percent(value: object) -> str:
-    known = number(value)
-    return "" if known is None else signed(100 * known, 1).removeprefix("+")
+def _percent(value: float) -> str:
+    return signed(100 * value, 1).removeprefix("+")
 
 
-def _doubled(value: object) -> Cell | str:
-    known = number(value)
-    return "" if known is None else Cell(in_percent(2 * known), f"2 × {in_percent(known)}")
-
-
-def _plain(value: object) -> str:
-    known = number(value)
-    return "" if known is None else f"{known:.3g}"
+def _doubled(value: float) -> Cell:
+    return Cell(in_percent(2 * value), f"2 × {in_percent(value)}")
 
 
 def _said(told: Json) -> Cell | str:
@@ -53,48 +46,10 @@ SINGLETON: dict[str, Told] = {
     "− δ": at(_percent, "delta"),
     "it says": _said,
 }
-DETAILS = {
-    "threshold": at(_plain, "threshold"),
-    "true answers missed": at(_percent, "gold_missed"),
-    "errors taken": at(_percent, "errors_taken"),
-    "misclassified": at(_percent, "err_iiv"),
-    "at most": at(_percent, "err_iiv_most"),
-    "above it: model": at(_percent, "p_hat_above"),
-    "above it: data": at(_percent, "p_above"),
-    "error on known answers": at(_percent, "error_known"),
-    "mass on unknown ones": at(_percent, "outside"),
-    "bound on the known": at(_percent, "bound_known"),
-}
-
-
-def _looked_through(statements: Json) -> str:
-    texts, characters = (number(statements.get(key)) for key in ("texts", "characters"))
-    size = "" if characters is None else f", {brief(characters)} characters"
-    return "" if texts is None else f"{texts:,.0f} texts{size}"
-
-
-def _missing_mass(mass: Json) -> str:
-    estimated, true = number(mass.get("good_turing")), number(mass.get("true"))
-    low, high = mass.get("interval") or (None, None)
-    bounds = "" if low is None else f" ({percent(low)} to {percent(high)})"
-    return percent(estimated) + bounds + ("" if true is None else f"; known here: {percent(true)}")
-
-
-STATEMENTS: dict[str, Told] = {  # what one pass over the training text counted
-    "text looked through": _looked_through,
-    "questions of the fact set": at(count, "prompts"),
-    "stated at least once": at(count, "stated"),
-    "statements, N": at(count, "statements"),
-    "false ones among them": at(count, "false"),
-    "stated exactly once": at(count, "singletons"),
-    "stated exactly twice": at(count, "doubletons"),
-    "singleton rate": at(percent, "singleton_rate"),
-    "missing mass, Good-Turing": at(_missing_mass, "missing_mass"),
-}
 
 
 def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str) -> Json | None:
-    """The tables of the bounds, what was counted in the training text, and what it all assumes.
+    """The tables of the bounds, and what they assume.
 
     Args:
         theories: "theory" by system.
@@ -105,15 +60,12 @@ def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str)
     if not theories:
         return None
     shown = theories.get(after) or next(iter(theories.values()))
-    statements = next((told["statements"] for told in theories.values() if told.get("statements")), None)
     categories = [(str(each.get("category")), each) for each in (shown.get("categories") or ())[:SHOWN]]
     return {
         "iiv": by_system(IIV, theories, heads, "iiv"),
-        "details": by_system(DETAILS, theories, heads, "iiv"),
         "singleton": by_system(SINGLETON, theories, heads, "singleton"),
         "categories": sheet(IIV, categories, "category"),
-        "counts": listed(STATEMENTS, statements) if statements else [],
-        "left_out": max(int(number(told.get("without_errors")) or 0) for told in theories.values()),
+        "left_out": max(int(told.get("without_errors") or 0) for told in theories.values()),
         "notes": notes(theories, lambda name: heads[name].text),
     }
 
