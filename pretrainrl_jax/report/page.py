@@ -79,7 +79,6 @@ def write_report(workdir: Path) -> Path:
         names=two or [known.label(name) for name in shown],
         idea=data_address(idea) if idea else None,
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
-        tradeoff=charts.tradeoff(summary, known),
         accuracies=divided(inputs.evaluations, known),
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),

@@ -8,7 +8,6 @@ import math
 import re
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.made_workdirs import (
@@ -45,9 +44,8 @@ def test_one_file_that_asks_for_nothing(workdir: Path) -> None:
     assert path == workdir / "report" / "index.html"
     html = path.read_text("utf-8")
     tags = parse(html)
-    # The idea; trade-off; loss, margin and log-probability of the truth, as that of the falsehoods is not a
-    # number here.
-    assert len(tags.addresses) == 1 + 1 + 3
+    # The idea; loss, margin and log-probability of the truth, as that of the falsehoods is no number here.
+    assert len(tags.addresses) == 1 + 3
     assert all(address.startswith("data:image/") for address in tags.addresses)
     assert not tags.tags & {"script", "link", "iframe"}
     assert not re.search(r"url\(|@import", html)
@@ -225,7 +223,7 @@ def test_the_idea_as_a_file(workdir: Path) -> None:
         change(evaluated, questions=[])
     write_report(workdir)
     assert not path.exists()
-    # Popularity that is constant has no colour scale; probabilities may all be zero.
+    # Probabilities may all be zero.
     flat = [question(i, True, popularity=0.0, p_truth=0.0, p_falsehood=None) for i in range(3)]
     assert charts.idea(KNOWN, {"system": "ntp", "questions": flat})
 
@@ -236,22 +234,6 @@ def test_pictures_leave_no_global_state_behind() -> None:
     before = dict(matplotlib.rcParams)
     charts.idea(KNOWN, evaluation("base", 0.2))
     assert dict(matplotlib.rcParams) == before
-
-
-def test_points_that_coincide_are_all_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.figure import Figure
-
-    named: list[list[str]] = []
-    legend = Figure.legend
-
-    def record(self: Figure, handles: Any, labels: list[str], **how: Any) -> Any:
-        named.append(labels)
-        return legend(self, handles, labels, **how)
-
-    monkeypatch.setattr(Figure, "legend", record)
-    names = ("base", "dpo", "ntp", "ntp_answer", "ntp_weighted", "pretrainrl")
-    assert charts.tradeoff(summarise([evaluation(n, 0.3) for n in names], "d", "m"), KNOWN)
-    assert named == [[KNOWN.label(name) for name in names]]
 
 
 def test_a_resumed_run_draws_each_step_once() -> None:
@@ -276,7 +258,7 @@ def test_what_was_evaluated_while_training_is_drawn_apart(workdir: Path) -> None
     assert titles == ["accuracy on the sample", "loss on text"]
     tags = parse(write_report(workdir).read_text("utf-8"))
     assert "While training: evaluated on a sample 200 trained questions" in tags.text
-    assert len(tags.addresses) == 1 + 1 + 2 + 3
+    assert len(tags.addresses) == 1 + 2 + 3
     alone = [line for line in metrics if "sample_hr" in line]
     assert charts.curves(alone, KNOWN) == []
     unknown = charts.curves([{**alone[0], "sample_acc": math.nan}], KNOWN, charts.SAMPLED)
