@@ -81,7 +81,7 @@ def at(told: Told, *path: str | int) -> Told:
 
     def column(row: Any) -> Cell | str:
         for key in path:
-            if isinstance(key, str) and not isinstance(row, Mapping):
+            if row is None:
                 return ""
             row = row[key] if isinstance(key, int) else row.get(key)
         return "" if row is None else told(row)

@@ -3,7 +3,7 @@
 Those of one row a system are data: columns, by `columns.sheet`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -87,6 +87,7 @@ TEMPERATURES = {
     "fitted on": at(count, "fitted_on"),
     "log loss before": at(figure, "log_loss", 0),
     "after": at(figure, "log_loss", -1),
+    "not fitted": at(str, "reason"),
 }
 TARGETS = {
     "target t": at("{:g}".format, "threshold"),
@@ -177,11 +178,6 @@ def rows_at(systems: Mapping[str, Json], heads: Heads, *path: str) -> list[Row]:
     return rows
 
 
-def by_system(columns: Mapping[str, Told], systems: Mapping[str, Json], heads: Heads, *path: str) -> Sheet:
-    """A table of those rows."""
-    return sheet(columns, rows_at(systems, heads, *path), "system")
-
-
 def agreeing(systems: Mapping[str, Json], heads: Heads) -> Sheet:
     """Two samples that agree, beside the model's own probability answering as many questions."""
     rows = _ways(systems, heads, {"two_agree": "two samples agree", "probability": "its own probability"})
@@ -215,27 +211,17 @@ def _ways(systems: Mapping[str, Json], heads: Heads, ways: Mapping[str, str]) ->
     ]
 
 
-def not_fitted(systems: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
-    """Why a temperature was not fitted, of each system that has none."""
-    reasons = {n: (t.get("temperature") or {}).get("reason") for n, t in systems.items()}
-    return [f"{label(name)}: {reason}" for name, reason in reasons.items() if reason]
-
-
 def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
-    """States before, a row each, by states after; what a state kept stands in bold."""
+    """How many facts of each state before, a row each, are in each state after, with their share of all."""
     total = sum(sum(row.values()) for row in states_before.values())
 
-    def cell(one: str, other: str) -> Cell:
-        facts = states_before[one][other]
-        return Cell(f"{facts:,}", percent(facts / total), "best" if one == other else "")
+    def went(facts: int) -> Cell:
+        return Cell(f"{facts:,}", percent(facts / total))
 
-    rows = [
-        [Cell(one), *(cell(one, other) for other in STATES), Cell(count(sum(states_before[one].values())))]
-        for one in STATES
-    ]
-    sums = [sum(states_before[one][other] for one in STATES) for other in STATES]
-    rows.append([Cell(text) for text in ("all after", *map(count, sums), count(total))])
-    return Sheet(["before", *(f"after: {state}" for state in STATES), "all before"], rows)
+    columns = {f"after: {state}": at(went, state) for state in STATES}
+    columns["all before"] = lambda row: count(sum(row.values()))
+    sums = {other: sum(row[other] for row in states_before.values()) for other in STATES}
+    return sheet(columns, [*states_before.items(), ("all after", sums)], "before")
 
 
 def _difference(told: Json) -> Cell:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, sheet
 from pretrainrl_jax.report.formats import Json, signed
-from pretrainrl_jax.report.knowledge.tables import by_system
+from pretrainrl_jax.report.knowledge.tables import rows_at
 
 SHOWN = 10  # categories
 
@@ -62,8 +62,8 @@ def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str)
     shown = theories.get(after) or next(iter(theories.values()))
     categories = [(str(each.get("category")), each) for each in (shown.get("categories") or ())[:SHOWN]]
     return {
-        "iiv": by_system(IIV, theories, heads, "iiv"),
-        "singleton": by_system(SINGLETON, theories, heads, "singleton"),
+        "iiv": sheet(IIV, rows_at(theories, heads, "iiv"), "system"),
+        "singleton": sheet(SINGLETON, rows_at(theories, heads, "singleton"), "system"),
         "categories": sheet(IIV, categories, "category"),
         "left_out": max(int(told.get("without_errors") or 0) for told in theories.values()),
         "notes": notes(theories, lambda name: heads[name].text),
