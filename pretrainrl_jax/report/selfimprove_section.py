@@ -68,7 +68,7 @@ def _true(summary: Json, improved: Improved) -> Sheet:
     """Every measure of the systems that were evaluated."""
     columns = {measure.head: measured(key) for key, measure in MEASURES.items()}
     columns |= {"facts in all": at(count, "distinct_facts")}
-    columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams")}
+    columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams"), "no verdict": at(count, "unjudged")}
     # Of text that tells of no facts an evaluation measures nothing, without another text.
     every = {name: summary["systems"][name] for name in improved.evaluations}
     heads = drawing.heads([*summary["systems"]], improved.known)

@@ -106,12 +106,12 @@ def test_prefixes_that_are_all_alike_are_not_certain(workdir: Path):
 
 def test_expectations_hold_where_numbers_say_so(workdir: Path):
     summary = summarised(workdir)
-    assert [one["outcome"] for one in summary["expectations"]] == ["holds"] * 4
-    title, true, _ = selfimprove.shown(expectation(summary, "more true"))
+    assert [one["outcome"] for one in summary["expectations"]] == ["holds"] * 3
+    title, true = selfimprove.shown(expectation(summary, "more true"))
     assert title == "The paper's expectation, more true statements than next-token training: holds"
     assert true.texts()[0] == ["online DPO", "next token", "40.0", "60.0", "+20.0"]
     assert true.rows[0][-1].under.startswith("+14")
-    title, rollouts, _ = selfimprove.shown(expectation(summary, "more rollouts"))
+    title, rollouts = selfimprove.shown(expectation(summary, "more rollouts"))
     assert title.endswith("more rollouts are better: holds")
     assert rollouts.texts()[0][0] == "online DPO (8 rollouts)"
     early, late = (
@@ -120,13 +120,6 @@ def test_expectations_hold_where_numbers_say_so(workdir: Path):
     )
     shares = summary["systems"]["few"]["chosen_rollout"]
     assert (shares["before"], shares["after"]) == pytest.approx((early, late))
-
-
-def test_prefixes_without_a_verdict_are_told(workdir: Path):
-    """Three of one method, none of the other; next-token training is nobody's claim."""
-    one, other = expectation(summarised(workdir), "base model's")["evidence"]
-    assert "note" not in one
-    assert other["note"] == "3 more without a verdict left out"
 
 
 def test_expectations_that_do_not_hold_are_said_to(workdir: Path):
@@ -149,15 +142,6 @@ def test_what_was_not_asked_is_no_evidence(workdir: Path):
     summary = summarised(workdir)
     assert expectation(summary, "more rollouts")["outcome"] == "was not measured"
     assert expectation(summary, "more true")["outcome"] == "was not measured"
-
-
-def test_truth_that_is_silence_is_told(workdir: Path):
-    path = workdir / EVALUATIONS / "online_dpo.json"
-    silent = [p | {"facts": p["facts"][:1]} for p in json.loads(path.read_text())["free"]]
-    change(path, free=[p | {"head": len(p["facts"])} for p in silent])
-    evidence = expectation(summarised(workdir), "more true")["evidence"][0]
-    assert evidence["note"].startswith("but it states −0.")
-    assert "facts a prefix" in evidence["note"]
 
 
 def test_a_page_of_nothing_else(workdir: Path, capsys: pytest.CaptureFixture[str]):
