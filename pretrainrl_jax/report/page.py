@@ -33,7 +33,7 @@ MATCH_RULES = {
 ASKED = {"sample": "Some", "beams": "k", "template": "not recorded", "match": "not recorded"}
 """Of how a run asked and judged what is said where it is not recorded."""
 
-FORMATS = ("bounds", "brief", "chance", "change", "decimals", "percent", "signed", "span", "unmarked")
+FORMATS = ("decimals", "percent", "unmarked")
 
 
 def write_report(workdir: Path) -> Path:

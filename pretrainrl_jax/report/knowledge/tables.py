@@ -99,8 +99,8 @@ TARGETS = {
     "score": at(score, "score"),
     "right as often as t": at(VERDICTS.__getitem__, "kept"),
 }
-AGREEING = {"answered, %": at(rate, "answered"), "right of these, %": at(rate, "accuracy")}
-AGREEMENT = {
+CONSISTENT = {
+    "answered, %": at(rate, "answered"),
     "right, %": at(rate, "accuracy"),
     "area": at(area, "aurc"),
     "ECE": at(figure, "ece"),
@@ -178,20 +178,23 @@ def rows_at(systems: Mapping[str, Json], heads: Heads, *path: str) -> list[Row]:
     return rows
 
 
-def agreeing(systems: Mapping[str, Json], heads: Heads) -> Sheet:
-    """Two samples that agree, beside the model's own probability answering as many questions."""
-    rows = _ways(systems, heads, {"two_agree": "two samples agree", "probability": "its own probability"})
-    scores = rows[0][-1]["scores"] if rows else ()
-    columns = {
+WAYS = {
+    "two_agree": "two samples agree",
+    "probability": "its own probability",
+    "agreement": "agreement of {samples} samples",
+    "confidence": "its own probability",
+}
+
+
+def consistency(systems: Mapping[str, Json], heads: Heads, *ways: str) -> Sheet:
+    """A row of each system and way of abstaining by samples; scores are by penalty."""
+    told = rows_at(systems, heads, "consistency")
+    rows = [(name, WAYS[way].format(**own), own[way]) for name, own in told for way in ways]
+    scores = rows[0][-1].get("scores", ()) if rows else ()
+    columns: dict[str, Told] = {
         f"score, penalty\u00a0{each['penalty']:.3g}": at(score, "scores", i) for i, each in enumerate(scores)
     }
-    return sheet(AGREEING | columns, rows, "system", "answers where")
-
-
-def agreement(systems: Mapping[str, Json], heads: Heads) -> Sheet:
-    """The agreement of all samples as a confidence, beside the model's own probability."""
-    ways = {"agreement": "agreement of {samples} samples", "confidence": "its own probability"}
-    return sheet(AGREEMENT, _ways(systems, heads, ways), "system", "confidence is")
+    return sheet(CONSISTENT | columns, rows, "system", "confidence is")
 
 
 def surest(wrong: Iterable[Json]) -> Sheet:
@@ -201,14 +204,6 @@ def surest(wrong: Iterable[Json]) -> Sheet:
         asked, said = row["question"], Cell(row["said"], tone="wrong")
         rows.append((str(asked.get("question") or ""), said, str(asked.get("answer") or ""), row))
     return sheet(SUREST, rows, "question", "it says", "truth")
-
-
-def _ways(systems: Mapping[str, Json], heads: Heads, ways: Mapping[str, str]) -> list[tuple[Cell, str, Json]]:
-    return [
-        (name, words.format(**told), told[way])
-        for name, told in rows_at(systems, heads, "consistency")
-        for way, words in ways.items()
-    ]
 
 
 def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
