@@ -406,7 +406,20 @@ def test_values_are_chosen_on_held_out_wordings() -> None:
         Row("ntp", {"learning_rate": 0.2}, {"0": system(0.5, 0.3), "1": system(0.5, 0.4)}),
         Row("base", {}, {"0": system(0.1, 0.9)}),
     ]
-    best = "- NTP: learning_rate 0.2, chosen on held-out wordings (35.0%)\n"
+    best = "- NTP: learning_rate 0.2, chosen on held-out wordings (35.0%, the best 35.0%)\n"
     assert chosen(rows, ["learning_rate"], KNOWN) == best
     bare = [Row("ntp", {"beta": x}, {"0": system(x)}) for x in (0.4, 0.2)]
-    assert chosen(bare, ["beta"], KNOWN) == "- NTP: beta 0.4, chosen on trained wordings (40.0%)\n"
+    assert (
+        chosen(bare, ["beta"], KNOWN)
+        == "- NTP: beta 0.4, chosen on trained wordings (40.0%, the best 40.0%)\n"
+    )
+
+
+@pytest.mark.parametrize(("rate", "taken"), [(0.286, 0.2), (0.285, 0.1)])
+def test_within_one_standard_error_less_forgetting_decides(rate: float, taken: float) -> None:
+    # 1,000 questions at 30 %: the standard error is 1.449 points.
+    rows = [
+        Row("ntp", {"beta": 0.1}, {"0": system(0.5, 0.30, nll=3.0)}),
+        Row("ntp", {"beta": 0.2}, {"0": system(0.4, rate, nll=1.5)}),
+    ]
+    assert f"beta {taken}, chosen" in chosen(rows, ["beta"], KNOWN)

@@ -76,19 +76,34 @@ def _mean_of(row: Row, name: str) -> str:
 
 
 def chosen(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
-    """The values to take for each system: the most accurate ones on wordings that training never used.
+    """The values to take for each system: by the accuracy on wordings that training never used.
 
-    Where the facts have one wording, the trained one decides.
+    Of the rows within one standard error of the best one, it is the row that forgot the least text: what is
+    within noise is not worth forgetting for. Where the facts have one wording, the trained one decides.
     """
     lines = []
     for system in dict.fromkeys(row.system for row in rows if row.values):
         candidates = [row for row in rows if row.system == system]
-        reworded = all(row.measured("paraphrase") for row in candidates)
-        name, by = ("paraphrase", "held-out wordings") if reworded else ("acc", "trained wordings")
-        best = max(candidates, key=lambda row: _mean(row, name))
-        values = ", ".join(f"{axis} {shown(best.values[axis])}" for axis in axes if axis in best.values)
-        lines.append(f"- {known.label(system)}: {values}, chosen on {by} ({percent(_mean(best, name))})\n")
+        reworded = [_reworded(row) for row in candidates]
+        by = "held-out wordings" if all(reworded) else "trained wordings"
+        rates = [rate or (_mean(row, "acc"), 0) for row, rate in zip(candidates, reworded, strict=True)]
+        best, count = max(rates)
+        error = (best * (1 - best) / count) ** 0.5 if count else 0.0
+        near = [(row, rate) for row, (rate, _) in zip(candidates, rates, strict=True) if rate >= best - error]
+        row, rate = min(near, key=lambda pair: _mean(pair[0], "text_nll"))
+        values = ", ".join(f"{axis} {shown(row.values[axis])}" for axis in axes if axis in row.values)
+        lines.append(
+            f"- {known.label(system)}: {values}, chosen on {by} ({percent(rate)}, the best {percent(best)})\n"
+        )
     return "".join(lines)
+
+
+def _reworded(row: Row) -> tuple[float, int] | None:
+    """Accuracy on held-out wordings over all seeds, and how many they were; None where one had none."""
+    groups = [system["groups"].get("paraphrase") for system in row.seeds.values()]
+    if not all(groups):
+        return None
+    return statistics.mean(g["acc"] for g in groups), sum(g["count"] for g in groups)
 
 
 def _mean(row: Row, name: str) -> float:
