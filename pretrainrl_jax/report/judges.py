@@ -1,25 +1,36 @@
-"""What a bench of judges found: its table for a terminal, its page, its numbers."""
+"""What a bench of judges found: its table for a terminal, its page, its picture, its numbers."""
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pretrainrl_jax.atomic import write_text
+import numpy as np
+
+from pretrainrl_jax.atomic import write_bytes, write_text
 from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, figure, in_percent, markdown, plain, sheet
+from pretrainrl_jax.report.drawing import LOOKS, PNG, SVG, canvas, data_address, painted
 from pretrainrl_jax.report.formats import Json, decimals, percent, span
 from pretrainrl_jax.report.page import template
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 def write_judges(workdir: Path, told: Json) -> Path:
-    """Write `judges/judges.json`, `judges.md` and `index.html`; gives the path of the page."""
+    """Write `judges/judges.json`, `judges.md`, `judges.png` and `index.html`; gives the path of the page."""
     folder = workdir / "judges"
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "judges.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     write_text(folder / "judges.md", in_markdown(told))
+    drawn = picture(told)
+    write_bytes(folder / "judges.png", painted(drawn, PNG))
     parts = {part: rows for part in told["items"] if (rows := rows_of(told, part))}
     page = template("judges.html.j2").render(
         told=told,
+        picture=data_address(painted(drawn, SVG)),
         parts=parts,
         sheets={part: _sheet(COLUMNS, rows) for part, rows in parts.items()},
         agreement={part: _agreement(rows, told["agreement"][part]) for part, rows in parts.items()},
@@ -106,3 +117,24 @@ def _attacked(told: Json) -> Sheet | None:
     ways = dict.fromkeys(way for row in rows for way in row["orders"])
     columns = {way: at(lambda own: obeyed([own]), "orders", way) for way in ways}
     return _sheet(columns, rows) if rows else None
+
+
+def picture(told: Json) -> "Figure":
+    """The accuracy of each row with its interval, and that of one verdict for all."""
+    rows = [row for part in told["items"] for row in rows_of(told, part)]
+    judges = dict.fromkeys(row["judge"] for row in rows)
+    with canvas(8.0, 0.34 * len(rows) + 1.5) as figure:
+        axes = figure.subplots()
+        for judge, look in zip(judges, itertools.cycle(LOOKS), strict=False):
+            own = {place: row for place, row in enumerate(rows) if row["judge"] == judge}
+            rates = [(row["right"], *(row["interval"] or [row["right"]] * 2)) for row in own.values()]
+            right, low, high = 100 * np.array(rates).T
+            bars = np.maximum([right - low, high - right], 0)
+            how: Any = {"color": look.color, "marker": look.marker, "linestyle": "none", "label": judge}
+            axes.errorbar(right, list(own), xerr=bars, **how)
+        guesses = [100 * told["guessing"][row["part"]] for row in rows]
+        axes.plot(guesses, range(len(rows)), "|", color="#888888", markersize=16, label="one verdict for all")
+        axes.set_yticks(range(len(rows)), [f"{row['part']}: {row['prompt']}" for row in rows])
+        axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="verdicts that are right, %")
+        figure.legend(loc="outside lower center", ncols=3, fontsize=10)
+        return figure

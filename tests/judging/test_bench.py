@@ -369,6 +369,7 @@ def test_the_page_holds_every_row(tmp_path: Path):
     page = write_judges(tmp_path, told).read_text()
     assert "one &lt;b&gt;" in page
     assert "one <b>" not in page.replace("&lt;b&gt;", "")
+    assert (tmp_path / "judges" / "judges.png").read_bytes()[:4] == b"\x89PNG"
     assert json.loads((tmp_path / "judges" / "judges.json").read_text()) == json.loads(json.dumps(told))
     shown = table(told)
     assert "one <b>" in shown
