@@ -21,6 +21,7 @@ class Cell(NamedTuple):
     under: str = ""  # smaller, below it: an interval
     tone: str = ""  # a class of the page's style: "up", "down", "right", "wrong"
     dot: str = ""  # a colour before it: that of a system in the pictures
+    more: str = ""  # what is opened on demand
 
 
 Told = Callable[[Any], Cell | str]  # how something is shown; "" where there is nothing to show

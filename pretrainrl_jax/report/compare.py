@@ -27,12 +27,15 @@ from pretrainrl_jax.report.outcomes import (
     Questions,
     common,
     difference,
+    flipped,
     grouped,
+    right,
 )
 from pretrainrl_jax.report.page import template, text
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
+from pretrainrl_jax.report.tables import examples, parts
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 MEASURES = {"AURC": area_under_risk_coverage, "ECE": ece, "Brier": brier}
@@ -45,6 +48,7 @@ class Comparison(NamedTuple):
     described: list[str]  # data set, model and seed of each
     remarks: list[str]  # what the tables do not say
     sheets: dict[str, Sheet]  # by title; those with three columns of words are lists
+    details: dict[str, Sheet]  # what a page shows beside them of the most accurate system of both
 
 
 def read_comparison(one: Path, other: Path) -> Comparison:
@@ -83,7 +87,24 @@ def read_comparison(one: Path, other: Path) -> Comparison:
         [f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],
         [*wrong, *_remarks(asked, shared[-1], known)],
         {title: of for title, of in made.items() if of.rows},
+        _details(both, known),
     )
+
+
+def _details(both: dict[str, tuple[Questions, Questions]], known: Systems) -> dict[str, Sheet]:
+    """By category, and question by question, of the trained system that is right most often over both."""
+    asked = {system: common(*(side["trained"] for side in sides)) for system, sides in both.items()}
+    best = max(
+        asked, key=lambda system: (system != "base", sum(right(q) for two in asked[system] for q in two))
+    )
+    a, b = (side["trained"] for side in both[best])
+    categories = parts({key: a[key] for key in a if key in b}, lambda question: question.get("category"))
+    made = [(name, difference((a[key], b[key]) for key in keys)) for name, keys in categories]
+    of, details = known.label(best), {"By category: ": sheet(ACCURACY, made, "category")}
+    for side, found in flipped(asked[best], asked[best]).items():
+        title = "Wrong in A, right in B" if side == "gained" else "Right in A, wrong in B"
+        details[f"{title}, {found['count']:,} of {found['of']:,} facts: "] = examples(found["rows"], "A", "B")
+    return {title + of: made for title, made in details.items() if made.rows}
 
 
 def _sheets(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.mining.candidates import REASONS
-from pretrainrl_jax.report.columns import Sheet, Told, at, count, figure, in_percent, listed, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, figure, in_percent, listed, sheet
 from pretrainrl_jax.report.formats import Json, chance, percent, spread
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
@@ -21,7 +21,8 @@ SOURCES = {
 """What the sources of negatives are called."""
 
 CATEGORIES = 60  # categories shown, the largest
-SHOWN = 8  # falsehoods shown of a category, and of a question
+SHOWN = 20  # falsehoods shown of a category, and of a question
+OPEN = 8  # of these that are shown at once
 
 
 class Mined(NamedTuple):
@@ -79,7 +80,7 @@ def filters(mined: Json) -> Sheet:
     return sheet(columns, rows, "candidates taken, and why")
 
 
-def _said(falsehoods: Iterable[Any] | None) -> str:
+def _said(falsehoods: Iterable[Any] | None) -> Cell:
     """Falsehoods with their probabilities, and of how many questions' beams each is, where that is told."""
     texts = [
         f"{each['text']} ({each['questions']:,} · {chance(each['probability'])})"
@@ -87,7 +88,7 @@ def _said(falsehoods: Iterable[Any] | None) -> str:
         else f"{each[0]} ({chance(each[1])})"
         for each in itertools.islice(falsehoods or (), SHOWN)
     ]
-    return ", ".join(texts)
+    return Cell(", ".join(texts[:OPEN]), more=", ".join(texts[OPEN:]))
 
 
 def _without(entry: Json) -> str:

@@ -98,12 +98,18 @@ def changes(before: Json, after: Json) -> dict[str, Json]:
     """Questions a system gets right that the base got wrong, and the reverse, with examples of both.
 
     Gains are counted on trained facts. Losses are counted on held-out facts too, since training can only
-    take those away; paraphrases are left out, as they are the same facts again. The examples are at even
-    distances: a choice that nobody made by looking at them.
+    take those away; paraphrases are left out, as they are the same facts again.
     """
     old, new = grouped(before), grouped(after)
     taught = common(old["trained"], new["trained"])
-    every = taught + common(old["held_out"], new["held_out"])
+    return flipped(taught, taught + common(old["held_out"], new["held_out"]))
+
+
+def flipped(taught: Pairs, every: Pairs) -> dict[str, Json]:
+    """The gains among some questions and the losses among others: how many of how many, and examples.
+
+    The examples are at even distances: a choice that nobody made by looking at them.
+    """
     wrong, known = (sum(right(one) is hit for one, _ in p) for p, hit in ((taught, False), (every, True)))
     sides = {"gained": (flips(taught)[0], wrong), "lost": (flips(every)[1], known)}
     return {

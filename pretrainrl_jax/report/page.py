@@ -23,8 +23,9 @@ from pretrainrl_jax.report.knowledge import section as knowledge_section
 from pretrainrl_jax.report.outcomes import changes
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import noun, pair, summarise, systems
-from pretrainrl_jax.report.tables import divided, examples
+from pretrainrl_jax.report.tables import divided, divisions, examples
 from pretrainrl_jax.report.words import headline, reading
+from pretrainrl_jax.report.worse import worse
 
 MATCH_RULES = {
     "exact": "normalised, the answer equals a true answer",
@@ -85,6 +86,7 @@ def write_report(workdir: Path) -> Path:
         mining=mining.section(mined, known),
         knowledge=knowledge_section.section(summary, evaluations, known, shown),
         improved=of_improved,
+        worse=worse(*pictured, divisions=divisions(inputs.evaluations), names=two) if two else None,
         changes=[
             (side, own["count"], own["of"], examples(own["rows"], *two))
             for side, own in (changes(*pictured) if two else {}).items()

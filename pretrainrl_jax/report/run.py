@@ -15,6 +15,10 @@ from pretrainrl_jax.report.summary import group_count
 from pretrainrl_jax.report.systems import Systems
 
 UNKNOWN = "not recorded"
+SIZES = (
+    "{layers:,} layers of width {width:,}, {heads:,} heads of {head_width:,} "
+    "({kv_heads:,} of keys and values), MLP of {mlp_width:,}, vocabulary of {vocabulary:,}"
+)
 VERBS = ("pretrain", "mine", "train", "evaluate")  # in the order of a run
 
 
@@ -22,12 +26,23 @@ def about(inputs: Inputs, *more: tuple[str, str]) -> list[tuple[str, str]]:
     """The model, `more`, and what pretraining did, each with its head."""
     settings, count = inputs.config.get("model", {}), parameters(inputs.shape)
     start = Path(settings["path"]).name if settings.get("path") else f"random {settings.get('family')}"
-    model = start if count is None else f"{start}; {count:,} parameters"
+    model = start if count is None else f"{start}; {count:,} parameters; {SIZES.format(**inputs.shape)}"
     told = [("model", model), *more]
     steps, losses = series(inputs.metrics, "pretrain", "loss")
     if len(steps):
         told.append(("pretraining", f"{steps[-1]:,.0f} updates, to a loss of {losses[-1]:.2f} nats a token"))
-    return told
+    return [*told, ("hardware", hardware(inputs.finished))]
+
+
+def hardware(finished: dict[str, Json]) -> str:
+    """The devices of all stages, and their seconds together; how many stages did not record theirs."""
+    devices = dict.fromkeys(str(notes["device"]) for notes in finished.values() if notes.get("device"))
+    seconds = [number(notes.get("seconds")) for notes in finished.values() if not notes.get("from")]
+    recorded = [s for s in seconds if s is not None]
+    took = f"{duration(sum(recorded))} of wall-clock time in all" if recorded else f"time {UNKNOWN}"
+    missing = f" ({len(seconds) - len(recorded)} of {len(seconds)} stages {UNKNOWN})"
+    few = 0 < len(recorded) < len(seconds)
+    return f"{' and '.join(devices) or UNKNOWN}; {took}{missing if few else ''}"
 
 
 def parameters(shape: Json) -> int | None:

@@ -15,26 +15,34 @@ from pretrainrl_jax.report.systems import Systems
 VALUES = 25  # categories, or values of a column, that are shown: those with the most questions
 
 
-def divided(evaluations: list[Json], known: Systems) -> list[tuple[str, Sheet]]:
-    """Every system's accuracy in the parts of each division, which has a name.
+Divisions = dict[str, list[tuple[str, set[Key]]]]  # by name: the parts of each, which have names, too
+
+
+def divisions(evaluations: list[Json]) -> Divisions:
+    """The trained facts by popularity, category and columns of a file.
 
     Popularity has as many bins as evaluation made; what has one value alone is no division.
     """
-    asked = {evaluation["system"]: trained(evaluation) for evaluation in evaluations}
     # Of what several were asked, the first one's outcome.
-    every = dict(item for questions in reversed(asked.values()) for item in questions.items())
+    every = dict(item for evaluation in reversed(evaluations) for item in trained(evaluation).items())
     bins = max((len(e.get("by_popularity") or []) for e in evaluations), default=0)
-    divisions: dict[str, Any] = {
+    made: Divisions = {
         "popularity": popularities(every, bins),
         "category": parts(every, lambda question: question.get("category")),
     }
     for column in dict.fromkeys(name for q in every.values() for name in q.get("columns") or {}):
-        divisions[column] = parts(every, lambda q, name=column: (q.get("columns") or {}).get(name))
+        made[column] = parts(every, lambda q, name=column: (q.get("columns") or {}).get(name))
+    return {head: rows for head, rows in made.items() if rows}
+
+
+def divided(evaluations: list[Json], known: Systems) -> list[tuple[str, Sheet]]:
+    """Every system's accuracy in the parts of each division, which has a name."""
+    asked = {evaluation["system"]: trained(evaluation) for evaluation in evaluations}
     columns: dict[str, Told] = {"questions": lambda keys: count(len(keys))}
     for system, own in asked.items():
         base = asked.get("base", {}) if system != "base" else {}
         columns[known.label(system)] = partial(_accuracy, own, base)
-    return [(head, sheet(columns, rows, head)) for head, rows in divisions.items() if rows]
+    return [(head, sheet(columns, rows, head)) for head, rows in divisions(evaluations).items()]
 
 
 def _accuracy(own: Mapping[Key, Json], base: Mapping[Key, Json], keys: set[Key]) -> Cell | str:

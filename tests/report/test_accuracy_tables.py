@@ -1,4 +1,4 @@
-"""Groups and tables, against what evaluation itself counts and against counts made here."""
+"""Groups, tables and what got worse, against what evaluation itself counts and against counts made here."""
 
 import json
 from collections import Counter
@@ -17,7 +17,8 @@ from pretrainrl_jax.report.formats import brief
 from pretrainrl_jax.report.outcomes import changes, flips, grouped
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import VALUES, divided
+from pretrainrl_jax.report.tables import VALUES, divided, divisions
+from pretrainrl_jax.report.worse import SHOWN, Worse, worse
 
 KNOWN = Systems(OBJECTIVES)
 
@@ -124,7 +125,11 @@ def test_ten_examples_are_spread_over_all_flips() -> None:
     assert flipped["lost"] == {"count": 0, "of": 0, "rows": []}
 
 
-# On the page
+# What got worse
+
+
+def fallen(before: dict[str, Any], after: dict[str, Any]) -> Worse:
+    return worse(before, after, divisions([before, after]), ["base", "NTP"])
 
 
 def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
@@ -134,6 +139,43 @@ def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
         group = "held_out" if name == "held_out" else "trained"
         questions += [question(1000 * place + i, i < hits, group, category=name) for i in range(100)]
     return asked(system, questions, **changes)
+
+
+def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
+    before = world("base", {"river": 50, "city": 50, "king": 50, "held_out": 40}, text_nll=1.5)
+    after = world("ntp", {"river": 30, "city": 49, "king": 90, "held_out": 39}, text_nll=1.75)
+    decline = fallen(before, after)
+    (row,) = decline.falls.texts()
+    assert row[:4] == ["category river", "100", "50.0", "30.0"]
+    assert row[4].startswith("−20.0 [")
+    # Categories, trained and held-out facts. 20 of river, one of city, one held out: from 40 % to 1 %.
+    assert decline.words == [
+        "Accuracy is lower beyond its 95 % interval on 1 of 5 sets of questions "
+        "(groups, popularity, categories).",
+        "The loss on held-out text rose: from 1.500 to 1.750 nats a token.",
+        "The truth became less probable in 22 of 400 questions, trained and held out.",
+    ]
+    assert len(decline.lost.rows) == SHOWN
+
+
+def test_the_largest_loss_of_probability_comes_first() -> None:
+    before = asked("base", [question(i, True, p_truth=0.9) for i in range(30)])
+    after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
+    decline = fallen(before, after)
+    assert [row[0].split()[-1] for row in decline.lost.texts()] == [f"{i}?" for i in range(29, 19, -1)]
+    assert decline.words[-1].startswith("The truth became less probable in 29 of 30 questions")
+
+
+def test_nothing_worse() -> None:
+    before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
+    decline = fallen(before, after)
+    assert decline.words[0] == "Nothing that was measured of both got worse than the base model."
+    assert "on none of 2 sets" in decline.words[1]  # one category is no division; no text was measured
+    assert decline.falls.rows == decline.lost.rows == []
+    assert fallen({"system": "base"}, {"system": "ntp"}).words == []
+
+
+# On the page
 
 
 def put(path: Path, *evaluations: dict[str, Any]) -> Any:
@@ -159,6 +201,11 @@ def test_the_page_shows_the_tables(tmp_path: Path) -> None:
     (_, categories) = divided([before, after], KNOWN)
     assert [row[-1].tone for row in categories[1].rows] == ["up", "down"]
     assert len(table(tags, "popularity", "questions", "base")) == 2
+    # River is the more popular half of the trained facts: ranks 1 to 100, and 100 ** -1.5 is 0.001.
+    fell = [row[0] for row in table(tags, "accuracy on", "questions")]
+    assert fell == ["popularity 0.001 to 1", "category river"]
+    assert "What got worse with NTP" in tags.text
+    assert len(table(tags, "question", "truth", "base said", "NTP said", "fact is")) == SHOWN
 
 
 @pytest.mark.parametrize("system", ["base", "ntp"])
@@ -168,3 +215,4 @@ def test_one_system_alone(tmp_path: Path, system: str) -> None:
         ["city", "100", "20.0 13.3–28.9"],
         ["river", "100", "50.0 40.4–59.6"],
     ]
+    assert "What got worse" not in tags.text

@@ -62,8 +62,36 @@ def test_systems_of_both_on_common_questions(two: tuple[Path, Path]) -> None:
     assert rows[3][5] == f"+20.0 [+{100 * difference.low:.1f} to +{100 * difference.high:.1f}]"
     assert table(tags, "system", "text NLL of A")[1] == ["NTP", "3.000", "3.500", "+0.500", "20.0", "–"]
     assert table(tags, "setting") == [["name", "–", "small world"]]
+    # Even numbers: 0 to 48 in A, 10 to 78 in B; odd ones likewise.
+    assert [row[:4] for row in table(tags, "category")] == [
+        ["c0", "50", "50.0", "70.0"],
+        ["c1", "50", "50.0", "70.0"],
+    ]
     assert "Evaluated only in B: Iterative RPO." in tags.text
     assert "Left out" not in tags.text
+
+
+def test_what_flipped_between_the_two(two: tuple[Path, Path]) -> None:
+    gained, lost = list(read_comparison(*two).details.items())[1:]
+    assert gained[0] == "Wrong in A, right in B, 30 of 50 facts: NTP"
+    assert lost[0] == "Right in A, wrong in B, 10 of 50 facts: NTP"
+    assert len(gained[1].rows) == 10
+    assert {row[0] for row in lost[1].texts()} == {f"What is the capital of Arno {i}?" for i in range(10)}
+    assert {tuple(row[1:4]) for row in lost[1].texts()} == {("Florence", "Florence ✓", "Rome ✗")}
+    page, back = write_comparison(two[1], two[0])
+    assert "Wrong in A, right in B, 10 of 30 facts: NTP" in back.details
+    assert "Wrong in A, right in B, 10 of 30 facts: NTP" in parse(page.read_text("utf-8")).text
+
+
+def test_the_most_accurate_system_of_both_is_the_one_shown(two: tuple[Path, Path]) -> None:
+    # dpo leads in A, ntp in B and over both; base is no candidate, however good, unless it is alone.
+    rights = {"base": (99, 99), "dpo": (60, 20), "ntp": (50, 70)}
+    for systems, best in ((rights, "NTP"), ({"base": (99, 98)}, "base")):
+        a, b = (
+            workdir(two[0].parent / f"{best}{side}", {s: world(range(n[side])) for s, n in systems.items()})
+            for side in (0, 1)
+        )
+        assert {title.split(": ")[-1] for title in read_comparison(a, b).details} == {best}
 
 
 def accuracies(comparison: Comparison) -> dict[tuple[str, str], list[str]]:
@@ -80,6 +108,7 @@ def test_the_same_workdir_twice(two: tuple[Path, Path]) -> None:
     page, comparison = write_comparison(two[1], two[1])
     assert page.name == "compare-second.html"
     assert "Settings that differ" not in comparison.sheets
+    assert [title.split(":")[0] for title in comparison.details] == ["By category"]
     assert all(row[3].startswith("0.0 [") for row in accuracies(comparison).values())
 
 
@@ -132,6 +161,7 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert not tags.tags & {"script", "b"}
     assert table(tags, "system")[0][0] == EVIL
     assert [f"odd.{EVIL}", EVIL, "not set"] in table(tags, "setting")
+    assert {tuple(row[1:3]) for row in table(tags, "question")} == {(EVIL, f"{EVIL} ✗")}
     assert "0<b>" in tags.text
 
 

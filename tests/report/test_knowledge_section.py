@@ -84,6 +84,11 @@ def test_a_bound_that_says_nothing_is_told_as_such(workdir: Path) -> None:
     assert singleton[0][1:3] == ["50.0", "−97.0"]
     assert singleton[0][-1] == "nothing: it is not above 0"
     assert "3 questions are left out of the bounds" in tags.text
+    (details,) = [t for t in tags.tables if t[0][:3] == ["system", "threshold", "true answers missed"]]
+    assert {"errors taken", "above it: model", "above it: data", "bound on the known"} < {*details[0]}
+    for counted in ("texts looked through19,000", "statements, N", "stated exactly once"):
+        assert counted in tags.text
+    assert "missing mass, Good-Turing3.2% (2.7% to 3.6%); known here: 3.3%" in tags.text
     path = workdir / "evaluations" / "base.json"
     change(path, theory=theory(iiv=theory()["iiv"] | {"holds": False}))
     (iiv,) = (row for row in table(page(workdir), "system", "questions", "error, %") if row[0] == "base")

@@ -13,8 +13,9 @@ from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import FAMILIES
 from pretrainrl_jax.report.formats import brief, duration
+from pretrainrl_jax.report.inputs import Inputs
 from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.report.run import facts_line, loss_text, parameters, stages
+from pretrainrl_jax.report.run import about, facts_line, hardware, loss_text, parameters, stages
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
 
@@ -46,6 +47,14 @@ def test_parameters_are_those_of_the_model(family: str, tied: bool) -> None:
 )
 def test_parameters_that_cannot_be_known(bad: dict[str, Any]) -> None:
     assert parameters(bad) is None
+
+
+def test_the_model_in_words() -> None:
+    inputs = Inputs({"model": {"path": "some/where/Qwen3-8B"}}, KNOWN, [], [], {}, SHAPE)
+    (_, model), *_ = about(inputs)
+    assert model.startswith("Qwen3-8B; ")
+    assert "; 3 layers of width 24, 4 heads of 8 (2 of keys and values), MLP of 40, vocabulary of " in model
+    assert "where" not in model
 
 
 def test_the_data_in_words() -> None:
@@ -93,6 +102,9 @@ def test_stages_in_the_order_of_a_run() -> None:
         ("train PretrainRL", "", "1 min 1 s", "", "", "", "updates skipped as not finite: 3"),
         ("evaluate base", "7.0 s", "", "", "", "", ""),
     ]  # fmt: skip
+    assert hardware(finished) == (
+        "8 x H200 and 1 x cpu; 19.3 s of wall-clock time in all (2 of 4 stages not recorded)"
+    )
 
 
 def test_an_old_workdir_recorded_little() -> None:
@@ -101,6 +113,7 @@ def test_an_old_workdir_recorded_little() -> None:
     )
     assert (section.heads, section.texts()) == (["stage", "device time"], [["pretrain", "2.0 s"]])
     assert stages({"mine": {}}, KNOWN).rows == []
+    assert hardware({"mine": {}}) == "not recorded; time not recorded"
     assert stages({}, KNOWN).rows == []
 
 

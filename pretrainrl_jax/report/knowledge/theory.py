@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, sheet
-from pretrainrl_jax.report.formats import Json, signed
+from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, sheet
+from pretrainrl_jax.report.formats import Json, brief, percent, signed
 from pretrainrl_jax.report.knowledge.tables import rows_at
 
 SHOWN = 10  # categories
@@ -47,9 +47,41 @@ SINGLETON: dict[str, Told] = {
     "it says": _said,
 }
 
+DETAILS: dict[str, Told] = {
+    "threshold": at("{:.3g}".format, "threshold"),
+    "true answers missed": at(_percent, "gold_missed"),
+    "errors taken": at(_percent, "errors_taken"),
+    "misclassified": at(_percent, "err_iiv"),
+    "above it: model": at(_percent, "p_hat_above"),
+    "above it: data": at(_percent, "p_above"),
+    "error on known answers": at(_percent, "error_known"),
+    "mass on unknown ones": at(_percent, "outside"),
+    "bound on the known": at(_percent, "bound_known"),
+}
+
+
+def _missing_mass(mass: Json) -> str:
+    low, high = map(percent, mass["interval"])
+    true = "" if mass["true"] is None else f"; known here: {percent(mass['true'])}"
+    return f"{percent(mass['good_turing'])} ({low} to {high}){true}"
+
+
+STATEMENTS: dict[str, Told] = {  # what one pass over the training text counted
+    "texts looked through": at(count, "texts"),
+    "their characters": at(brief, "characters"),
+    "questions of the fact set": at(count, "prompts"),
+    "stated at least once": at(count, "stated"),
+    "statements, N": at(count, "statements"),
+    "false ones among them": at(count, "false"),
+    "stated exactly once": at(count, "singletons"),
+    "stated exactly twice": at(count, "doubletons"),
+    "singleton rate": at(percent, "singleton_rate"),
+    "missing mass, Good-Turing": at(_missing_mass, "missing_mass"),
+}
+
 
 def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str) -> Json | None:
-    """The tables of the bounds, and what they assume.
+    """The tables of the bounds, what was counted in the training text, and what it all assumes.
 
     Args:
         theories: "theory" by system.
@@ -60,11 +92,14 @@ def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str)
     if not theories:
         return None
     shown = theories.get(after) or next(iter(theories.values()))
+    statements = next((told["statements"] for told in theories.values() if told.get("statements")), None)
     categories = [(str(each.get("category")), each) for each in (shown.get("categories") or ())[:SHOWN]]
     return {
         "iiv": sheet(IIV, rows_at(theories, heads, "iiv"), "system"),
+        "details": sheet(DETAILS, rows_at(theories, heads, "iiv"), "system"),
         "singleton": sheet(SINGLETON, rows_at(theories, heads, "singleton"), "system"),
         "categories": sheet(IIV, categories, "category"),
+        "counts": listed(STATEMENTS, statements) if statements else [],
         "left_out": max(int(told.get("without_errors") or 0) for told in theories.values()),
         "notes": notes(theories, lambda name: heads[name].text),
     }
