@@ -1,21 +1,14 @@
 """General ability: what the lm-evaluation-harness found of each system, side by side."""
 
 import itertools
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.report.columns import Cell, Sheet, plain
+from pretrainrl_jax.report.columns import Sheet, Told, plain, sheet
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.inputs import read_json
 from pretrainrl_jax.report.systems import Systems
-
-
-class Ability(NamedTuple):
-    """What all systems did on all tasks."""
-
-    asked: dict[str, Json]  # by task, as `main_results`, how the first system that did it was asked
-    values: Sheet  # by system its value ± standard error, in % where the metric is a share
 
 
 def folder(workdir: Path) -> Path:
@@ -57,28 +50,31 @@ def _shown(record: Json, names: list[str] | None = None) -> dict[str, tuple[Json
     return tasks
 
 
-def ability(records: dict[str, Json], known: Systems, tasks: list[str] | None = None) -> Ability | None:
-    """The table of what some names asked for, of everything if None; None where there is nothing.
+def ability(records: dict[str, Json], known: Systems, tasks: list[str] | None = None) -> Sheet | None:
+    """What all did of what some names asked for, of everything if None: values ± standard errors, or None.
 
-    What a system was asked otherwise than the first one was (fewer questions, say) is left out.
+    They are in % where the metric is a share. What a system was asked otherwise than the first one was (fewer
+    questions, say) is left out.
     """
     shown = {system: _shown(record, tasks) for system, record in records.items()}
-    asked, heads, rows = {}, ["system"], {system: [Cell(known.label(system))] for system in shown}
+    columns: dict[str, Told] = {}
     for task in dict.fromkeys(itertools.chain(*shown.values())):
         every = [results[task] for results in shown.values() if task in results]
         main, settings = every[0]
         share = all(r["value"] is not None and 0 <= r["value"] <= 1 for r, _ in every)
         share = share and main["higher_is_better"] is not False
-        asked[task] = main
-        heads.append(f"{task}\n{main['metric']}{', %' * share}")
-        for system, results in shown.items():
-            result, how = results.get(task, ({}, None))
-            figures = [result.get("value"), result.get("stderr")] if how == settings else [None]
-            texts = [percent(f, "") if share else decimals(f, 2) for f in figures]
-            rows[system].append(Cell(" ± ".join(texts[:1] if None in figures else texts)))
-    return Ability(asked, Sheet(heads, list(rows.values()))) if asked else None
+        columns[f"{task}\n{main['metric']}{', %' * share}"] = partial(_value, task, settings, share)
+    rows = [(known.label(system), own) for system, own in shown.items()]
+    return sheet(columns, rows, "system") if columns else None
 
 
-def table(shown: Ability) -> str:
+def _value(task: str, settings: Json, share: bool, results: dict[str, tuple[Json, Json]]) -> str:
+    result, how = results.get(task, ({}, None))
+    figures = [result.get("value"), result.get("stderr")] if how == settings else [None]
+    texts = [percent(figure, "") if share else decimals(figure, 2) for figure in figures]
+    return " ± ".join(texts[:1] if None in figures else texts)
+
+
+def table(shown: Sheet) -> str:
     """Systems as rows and tasks as columns, for a terminal."""
-    return plain(shown.values, width=30 * len(shown.values.heads), words=[60])
+    return plain(shown, width=30 * len(shown.heads), words=[60])

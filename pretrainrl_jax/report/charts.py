@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, chart, looks, painted, plot, window
-from pretrainrl_jax.report.formats import Json, brief, number, percent
-from pretrainrl_jax.report.outcomes import popularity, trained, truth
-from pretrainrl_jax.report.summary import forgetting
+from pretrainrl_jax.report.drawing import PNG, Line, Look, canvas, looks, painted, plot
+from pretrainrl_jax.report.formats import Json, number, percent
+from pretrainrl_jax.report.outcomes import trained, truth
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import Row
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -65,51 +62,26 @@ def idea_floor(p: np.ndarray) -> float:
 
 
 def _draw_idea(figure: "Figure", panels: dict[str, list[Json]]) -> None:
-    """The panels beside each other, on the same scales, with one colour bar."""
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
-
+    """The panels beside each other, on the same scales."""
     everything = list(itertools.chain(*panels.values()))
     # Truths can be far less probable than falsehoods: the axes have scales of their own, and the line of
     # equal probability is drawn.
     floors = [(measure, idea_floor(measure(everything))) for measure in (_falsehoods, _truths)]
     x_limits, y_limits = ((floor / 1.6, 2.0) for _, floor in floors)
     line = (min(*x_limits, *y_limits), 2.0)
-    norm, unit = _popularity_norm(next(iter(panels.values())))
-    # Viridis without its yellow end, which would be lost on white.
-    colours = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
-    points: Any = None
     for axes, (title, questions) in zip(grid, panels.items(), strict=True):
         x, y = (np.maximum(measure(questions), floor) for measure, floor in floors)
         axes.fill_between(line, line, [line[1]] * 2, color="#EAF3EC", linewidth=0, zorder=0)
         axes.plot(line, line, color="#555555", linewidth=1.2, zorder=1)
-        order = np.random.default_rng(0).permutation(len(x))  # no popularity is drawn over another
-        known = np.array([popularity(question) for question in questions])[order]
-        colour = {"c": known, "norm": norm, "cmap": colours} if norm else {"c": "#0072B2"}
         size = float(np.clip(24000 / len(x), 6, 30))
-        points = axes.scatter(x[order], y[order], s=size, alpha=0.75, linewidths=0, zorder=2, **colour)
+        axes.scatter(x, y, s=size, alpha=0.5, linewidths=0, zorder=2, c="#0072B2")
         axes.set(xscale="log", yscale="log", xlim=x_limits, ylim=y_limits)
         axes.set_title(f"{title}\n", fontweight="bold", loc="left", pad=8)
         text = f"truth above falsehood: {percent(share_above(questions))} of {len(questions):,}"
         axes.text(0, 1.015, text, transform=axes.transAxes, va="bottom")
         axes.set_xlabel("probability of the strongest falsehood")
     grid[0].set_ylabel("probability of the truth")
-    if norm:
-        figure.colorbar(points, ax=list(grid), label=f"popularity of the fact{unit}", shrink=0.8, pad=0.02)
-
-
-def _popularity_norm(questions: list[Json]) -> tuple[Any, str]:
-    """A scale for colours, logarithmic where popularity spans a decade; None where it is constant."""
-    from matplotlib.colors import LogNorm, Normalize
-
-    known = np.array([popularity(question) for question in questions])
-    positive = known[known > 0]
-    if not len(positive) or known.min() == known.max():
-        return None, ""
-    if positive.max() / positive.min() >= 10:
-        return LogNorm(positive.min(), positive.max(), clip=True), " (log scale)"
-    return Normalize(known.min(), positive.max()), ""
 
 
 # Training
@@ -189,12 +161,6 @@ def series(metrics: list[Json], stage: str, key: str) -> Points:
     return np.array(kept), np.array([values[step] for step in kept])
 
 
-def smoothed_over(steps: np.ndarray) -> int:
-    """How many steps a running mean of a curve spans, which has points at these."""
-    apart = (steps[-1] - steps[0]) / (len(steps) - 1) if len(steps) > 1 else 1
-    return round(window(len(steps)) * apart)
-
-
 # Self-improvement
 
 KINDS = {
@@ -216,55 +182,3 @@ def by_kind(metrics: list[Json], system: str, key: str, title: str) -> str | Non
             lines.append(Line(f"{kind}s", look, steps, 100 * values if share else values))
     how: Any = {"y": "% of documents", "ylim": (-3, 103)} if share else {"y": "mean score"}
     return plot(lines, (4.2, 3.4), "steps", title=title, smooth=True, **how)
-
-
-# Mining
-
-
-def diversity(counts: dict[int, int]) -> str | None:
-    """Questions by the number of distinct answers among their beams, one bar a number."""
-    if not counts:
-        return None
-
-    def draw(axes: "Axes") -> None:
-        axes.bar(list(counts), list(counts.values()), width=0.8, color="#0072B2")
-        axes.locator_params("x", nbins=20, integer=True, min_n_ticks=1)
-        axes.locator_params("y", nbins=5, integer=True, min_n_ticks=1)
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.set_xlim(min(counts) - 0.6, max(counts) + 0.6)
-        axes.grid(axis="x", visible=False)
-
-    return chart((6.4, 2.6), "distinct answers among the finished beams", "questions", draw)
-
-
-# Accuracy
-
-
-def accuracy(rows: list[Row], systems: list[str], known: Systems) -> str | None:
-    """Accuracy on trained facts in each popularity bin, by system, with its 95 % interval."""
-    lines = []
-    for index, (name, look) in enumerate(looks(systems, known).items()):
-        cells = [(i, row.cells[name]) for i, row in enumerate(rows)]
-        asked = [(i, cell.rate, *cell.interval) for i, cell in cells if cell.interval]
-        if asked:
-            at, *rates = np.array(asked, float).T
-            at += 0.07 * (index - (len(systems) - 1) / 2)  # beside each other, or intervals would hide
-            lines.append(Line(known.label(name), look, at, *(100 * values for values in rates)))
-    ticks = [f"{brief(row.name[0])}\nto {brief(row.name[1])}" for row in rows]
-    how: Any = {"xticks": range(len(rows)), "xticklabels": ticks, "ylim": (0, None)}
-    return plot(lines, (5.4, 4.6), "popularity of the fact, least popular first", "accuracy, %", **how)
-
-
-def tradeoff(summary: Json, known: Systems) -> str | None:
-    """Accuracy on trained facts against forgetting, one point a system."""
-    rises = {"base": 0.0, **forgetting(summary)}
-    lines = []
-    for name, look in looks(list(summary["systems"]), known).items():
-        system = summary["systems"][name]
-        if system["acc"] is not None and name in rises:
-            rate = [system["acc"], *(system["acc_interval"] or [system["acc"]] * 2)]
-            point = (np.array([value]) for value in (rises[name], *(100 * r for r in rate)))
-            lines.append(Line(known.label(name), look._replace(linestyle="none"), *point))
-    x, y = "forgetting: rise of the loss on text, nats a token", "accuracy on trained facts, %"
-    how: Any = {"xmargin": 0.12, "ymargin": 0.15, "ylim": (0, None)}
-    return plot(lines, (5.4, 4.6), x, y, **how) if len(lines) > 1 else None

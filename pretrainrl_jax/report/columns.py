@@ -21,6 +21,7 @@ class Cell(NamedTuple):
     under: str = ""  # smaller, below it: an interval
     tone: str = ""  # a class of the page's style: "up", "down", "right", "wrong"
     dot: str = ""  # a colour before it: that of a system in the pictures
+    more: str = ""  # what is opened on demand
 
 
 Told = Callable[[Any], Cell | str]  # how something is shown; "" where there is nothing to show
@@ -81,7 +82,7 @@ def at(told: Told, *path: str | int) -> Told:
 
     def column(row: Any) -> Cell | str:
         for key in path:
-            if isinstance(key, str) and not isinstance(row, Mapping):
+            if row is None:
                 return ""
             row = row[key] if isinstance(key, int) else row.get(key)
         return "" if row is None else told(row)

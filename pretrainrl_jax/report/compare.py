@@ -1,6 +1,6 @@
 """Two workdirs side by side: what was set differently, and what came of it on the questions they share.
 
-As a page, as a table for a terminal, and as Markdown.
+As a page, as tables for a terminal, and as Markdown.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,12 @@ from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece
-from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, compared, figure, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import contradictions
-from pretrainrl_jax.report.formats import Json, change, percent, signed
-from pretrainrl_jax.report.inputs import describe, read_inputs
+from pretrainrl_jax.report.formats import Json, signed
+from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge.figures import columns, confident, flips, states
 from pretrainrl_jax.report.knowledge.tables import FLIPPED
 from pretrainrl_jax.report.outcomes import (
@@ -30,42 +29,26 @@ from pretrainrl_jax.report.outcomes import (
     difference,
     flipped,
     grouped,
+    right,
 )
 from pretrainrl_jax.report.page import template, text
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import categories
+from pretrainrl_jax.report.tables import examples, parts
 from pretrainrl_jax.report.words import NOISE_POINTS
 
 MEASURES = {"AURC": area_under_risk_coverage, "ECE": ece, "Brier": brier}
 
 
-class Paired(NamedTuple):
-    """A system that both workdirs evaluated."""
-
-    system: str
-    groups: dict[str, Difference]  # of A and B, by `GROUPS`; those without a common question are left out
-    figures: list[Json]  # of A and B, as summary.json has them
-    flips: Json | None  # as `figures.flips`; None without a trained fact of both
-    confidence: dict[str, tuple[float, float]]  # of A and B, as `measured_confidence`
-
-
 class Comparison(NamedTuple):
-    """Everything that the page and the table show."""
+    """Everything that a page, a terminal and Markdown show."""
 
-    known: Systems  # of both
     names: list[str]  # of the two folders
     described: list[str]  # data set, model and seed of each
-    settings: list[tuple[str, str, str]]  # those that differ: name, value of A, value of B
-    systems: list[Paired]
-    alone: tuple[list[str], list[str]]  # systems of A only, and of B only
-    unshared: tuple[int, int]  # questions of A that B was not asked, and the reverse
-    best: str  # the most accurate system of both, whose categories and flips are shown
-    categories: dict[str, Difference]
-    contradictions: list[str]  # as `contradictions.contradictions`, of both
-    signatures: list[Json]  # those of B that A does not show, as `signatures.signatures`
-    flipped: dict[str, Json]  # "gained": right in B only; "lost": right in A only; as `outcomes.examples`
+    remarks: list[str]  # what the tables do not say
+    sheets: dict[str, Sheet]  # by title; those with three columns of words are lists
+    details: dict[str, Sheet]  # what a page shows beside them of the most accurate system of both
 
 
 def read_comparison(one: Path, other: Path) -> Comparison:
@@ -78,53 +61,100 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     summaries = [summarise(side.evaluations, *describe(side.config)) for side in sides]
     asked = [{e["system"]: grouped(e) for e in side.evaluations} for side in sides]
     known = Systems({**b.known.objectives, **a.known.objectives})
-    names = [list(summary["systems"]) for summary in summaries]
-    shared = sorted(set(names[0]) & set(names[1]), key=known.place)
+    shared = sorted({*asked[0]} & {*asked[1]}, key=known.place)
     if not shared:
+        names = " and ".join(", ".join(own) for own in asked)
         raise InputError(
-            f"{one} and {other} evaluated no system in common ({', '.join(names[0])} and "
-            f"{', '.join(names[1])}): compare workdirs that trained the same systems"
+            f"{one} and {other} evaluated no system in common ({names}): compare workdirs that trained the "
+            "same systems"
         )
-    systems = []
-    for system in shared:
-        of_a, of_b = (questions[system] for questions in asked)
-        measured = {group: difference(common(of_a[group], of_b[group])) for group in GROUPS}
-        figures = [summary["systems"][system] for summary in summaries]
-        groups = {group: change for group, change in measured.items() if change is not None}
-        trained = common(of_a["trained"], of_b["trained"])
-        flipping = flips(trained) if trained else None
-        systems += [Paired(system, groups, figures, flipping, measured_confidence(trained))] if groups else []
-    if not systems:
+    both = {system: (asked[0][system], asked[1][system]) for system in shared}
+    made = {
+        **_sheets(both, [summary["systems"] for summary in summaries], known),
+        "Settings that differ": _list(_settings(a.config, b.config), "setting", "A", "B"),
+        "Signatures of failure that are new in B": _list(
+            _new(sides, (one, other), known), "system", "signature", "evidence"
+        ),
+    }
+    if not made["Accuracy"].rows:
         raise InputError(
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
         )
-    best = _best(systems)
-    of_a, of_b = (questions[best] for questions in asked)
-    pairs = common(of_a["trained"], of_b["trained"])
-    parts = categories({key: of_a["trained"][key] for key in of_a["trained"] if key in of_b["trained"]})
-    told = [
-        signatures(s, mining.read(p / "mined").statistics) for s, p in zip(sides, (one, other), strict=True)
-    ]
-    shown = {(signature["name"], signature["system"]) for signature in told[0]}
     seeds = [side.config.get("seed", "not recorded") for side in sides]
+    wrong = [f"{sentence}." for sentence in contradictions([*a.evaluations, *b.evaluations], known)]
     return Comparison(
-        known=known,
-        names=[one.resolve().name, other.resolve().name],
-        described=[f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],
-        settings=_settings(a.config, b.config),
-        systems=systems,
-        alone=([n for n in names[0] if n not in names[1]], [n for n in names[1] if n not in names[0]]),
-        unshared=(_unshared(of_a, of_b), _unshared(of_b, of_a)),
-        best=best,
-        categories={
-            name: change
-            for name, keys in parts
-            if (change := difference((of_a["trained"][key], of_b["trained"][key]) for key in keys))
-        },
-        contradictions=contradictions([*a.evaluations, *b.evaluations], known),
-        signatures=[s for s in told[1] if (s["name"], s["system"]) not in shown],
-        flipped=flipped(pairs, pairs),
+        [one.resolve().name, other.resolve().name],
+        [f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],
+        [*wrong, *_remarks(asked, shared[-1], known)],
+        {title: of for title, of in made.items() if of.rows},
+        _details(both, known),
     )
+
+
+def _details(both: dict[str, tuple[Questions, Questions]], known: Systems) -> dict[str, Sheet]:
+    """By category, and question by question, of the trained system that is right most often over both."""
+    asked = {system: common(*(side["trained"] for side in sides)) for system, sides in both.items()}
+    best = max(
+        asked, key=lambda system: (system != "base", sum(right(q) for two in asked[system] for q in two))
+    )
+    a, b = (side["trained"] for side in both[best])
+    categories = parts({key: a[key] for key in a if key in b}, lambda question: question.get("category"))
+    made = [(name, difference((a[key], b[key]) for key in keys)) for name, keys in categories]
+    of, details = known.label(best), {"By category: ": sheet(ACCURACY, made, "category")}
+    for side, found in flipped(asked[best], asked[best]).items():
+        title = "Wrong in A, right in B" if side == "gained" else "Right in A, wrong in B"
+        details[f"{title}, {found['count']:,} of {found['of']:,} facts: "] = examples(found["rows"], "A", "B")
+    return {title + of: made for title, made in details.items() if made.rows}
+
+
+def _sheets(
+    both: dict[str, tuple[Questions, Questions]], told: list[Json], known: Systems
+) -> dict[str, Sheet]:
+    """The tables of the systems that both evaluated, by title."""
+    groups, flipped, sure = [], [], []
+    for system, (of_a, of_b) in both.items():
+        pairs = {group: common(of_a[group], of_b[group]) for group in GROUPS}
+        changes = {GROUPS[group]: difference(asked) for group, asked in pairs.items()}
+        groups += [(known.label(system), group, apart) for group, apart in changes.items() if apart]
+        if trained := pairs["trained"]:
+            flipped.append((known.label(system), flips(trained)))
+        if measured := measured_confidence(pairs["trained"]):
+            sure.append((known.label(system), measured))
+    costs = [(known.label(system), [side[system] for side in told]) for system in both]
+    return {
+        "Accuracy": sheet(ACCURACY, groups, "system", "questions"),
+        "Trained facts gained (right in B only) and lost": sheet(FLIPPED, flipped, "system"),
+        "Confidence on trained facts, A → B": sheet(CONFIDENCE, sure, "system"),
+        "States of knowledge of trained facts, A → B": sheet(KNOWLEDGE, sure, "system"),
+        "Loss on text, and time": sheet(COSTS, costs, "system"),
+    }
+
+
+def _list(rows: list[list[str]], *heads: str) -> Sheet:
+    return Sheet([*heads], [[*map(Cell, row)] for row in rows], words=len(heads))
+
+
+def _new(sides: tuple[Inputs, Inputs], workdirs: tuple[Path, Path], known: Systems) -> list[list[str]]:
+    """The signatures of B that A does not show."""
+    of_a, of_b = (
+        signatures(side, mining.read(workdir / "mined").statistics)
+        for side, workdir in zip(sides, workdirs, strict=True)
+    )
+    shown = {(told["name"], told["system"]) for told in of_a}
+    new = [told for told in of_b if (told["name"], told["system"]) not in shown]
+    return [[known.label(told["system"]), told["name"], told["evidence"]] for told in new]
+
+
+def _remarks(asked: list[dict[str, Questions]], system: str, known: Systems) -> list[str]:
+    """What stands in one of the runs only, and how small a difference says nothing."""
+    words = []
+    for side, own, other in zip("AB", asked, asked[::-1], strict=True):
+        alone = [known.label(name) for name in own if name not in other]
+        words += [f"Evaluated only in {side}: {', '.join(alone)}."] if alone else []
+    a, b = (_unshared(own[system], other[system]) for own, other in (asked, asked[::-1]))
+    if a or b:
+        words.append(f"Left out: {a:,} questions that only A was asked, and {b:,} that only B was.")
+    return [*words, f"Under {NOISE_POINTS:g} points one seed of each does not tell two runs apart."]
 
 
 def measured_confidence(pairs: Pairs) -> dict[str, tuple[float, float]]:
@@ -149,28 +179,13 @@ def write_comparison(one: Path, other: Path) -> tuple[Path, Comparison]:
     """
     comparison = read_comparison(one, other)
     path = one / "report" / f"compare-{comparison.names[1]}.html"
-    write_text(path, _rendered("compare.html.j2", comparison))
+    write_text(path, template("compare.html.j2").render(found=comparison))
     return path, comparison
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """What differs and what came of it, short enough for the text of a pull request.
-
-    Tables, new signatures of failure, and the outcome in words; names and texts of the runs are no markup.
-    """
-    return _rendered("compare.md.j2", comparison)
-
-
-def _rendered(name: str, comparison: Comparison) -> str:
-    return template(name).render(
-        found=comparison,
-        label=comparison.known.label,
-        reading=sentences(comparison),
-        sheets=sheets(comparison),
-        categories=sheet(ACCURACY, list(comparison.categories.items()), "category"),
-        summary={"signatures": comparison.signatures},
-        new=_new(comparison),
-    )
+    """The same for the text of a pull request; names and texts of the runs are no markup."""
+    return template("compare.md.j2").render(found=comparison).rstrip("\n") + "\n"
 
 
 def _both(told: Callable[[float], str]) -> Told:
@@ -194,34 +209,11 @@ COSTS: dict[str, Told] = {
 }
 
 
-def sheets(comparison: Comparison) -> dict[str, Sheet]:
-    """What a page, a terminal and Markdown show of the systems that both evaluated, by title."""
-    systems = [(comparison.known.label(paired.system), paired) for paired in comparison.systems]
-    groups = [(label, GROUPS[g], apart) for label, paired in systems for g, apart in paired.groups.items()]
-    flipping = [(label, paired.flips) for label, paired in systems if paired.flips]
-    costs = [(label, paired.figures) for label, paired in systems]
-    sure = [(label, paired.confidence) for label, paired in systems if paired.confidence]
-    made = {
-        "Accuracy": sheet(ACCURACY, groups, "system", "questions"),
-        "Trained facts gained (right in B only) and lost": sheet(FLIPPED, flipping, "system"),
-        "Confidence on trained facts, A → B": sheet(CONFIDENCE, sure, "system"),
-        "States of knowledge of trained facts, A → B": sheet(KNOWLEDGE, sure, "system"),
-        "Loss on text, and time": sheet(COSTS, costs, "system"),
-    }
-    return {title: of for title, of in made.items() if of.rows}
-
-
-def _settings(one: Json, other: Json) -> list[tuple[str, str, str]]:
+def _settings(one: Json, other: Json) -> list[list[str]]:
     both = flat(one), flat(other)
     names = dict.fromkeys([*both[0], *both[1]])
-    values = [(name, *(text(f[name]) if name in f else "not set" for f in both)) for name in names]
-    return [(name, a, b) for name, a, b in values if a != b]
-
-
-def _best(systems: list[Paired]) -> str:
-    """The trained system with the highest accuracy over both, on trained facts; base where it is alone."""
-    known = {p.system: p.groups["trained"] for p in systems if "trained" in p.groups and p.system != "base"}
-    return max(known, key=lambda s: known[s].before + known[s].after, default=systems[0].system)
+    values = [[name, *(text(f[name]) if name in f else "not set" for f in both)] for name in names]
+    return [value for value in values if value[1] != value[2]]
 
 
 def _unshared(one: Questions, other: Questions) -> int:
@@ -229,42 +221,11 @@ def _unshared(one: Questions, other: Questions) -> int:
     return sum(key not in other[group] for group in GROUPS if group not in parts for key in one[group])
 
 
-def sentences(comparison: Comparison) -> list[str]:
-    """The outcome in words: the best system of both, what stands in one only, what cannot be compared."""
-    label = comparison.known.label
-    best = next(paired for paired in comparison.systems if paired.system == comparison.best)
-    group, apart = next(iter(best.groups.items()))
-    words = [
-        f"{label(best.system)}, the most accurate of the systems of both: {percent(apart.before)} in "
-        f"A and {percent(apart.after)} in B on {apart.questions:,} questions ({GROUPS[group]}); "
-        f"B − A is {change(apart)} points."
-    ]
-    words += [f"{sentence}." for sentence in comparison.contradictions]
-    if not apart.clear:
-        words.append("The interval holds zero: on these questions the two are not told apart.")
-    elif 100 * abs(apart.rate) < NOISE_POINTS:
-        words.append(f"Under {NOISE_POINTS:g} points, one seed of each does not tell the two apart.")
-    for side, alone in zip("AB", comparison.alone, strict=True):
-        words += [f"Evaluated only in {side}: {', '.join(map(label, alone))}."] if alone else []
-    if any(comparison.unshared):
-        a, b = comparison.unshared
-        words.append(
-            f"Left out: {a:,} questions of A that B was not asked, and {b:,} of B that A was not asked."
-        )
-    return words
-
-
 def comparison_table(comparison: Comparison) -> str:
     """The systems side by side, for a terminal of 100 columns."""
     sides = zip("AB", comparison.names, comparison.described, strict=True)
     parts: list[str | Sheet] = [f"{side} = {name}: {described}" for side, name, described in sides]
-    parts += [f"  {name}: {a} | {b}" for name, a, b in comparison.settings] or ["  no setting differs"]
-    for title, made in sheets(comparison).items():
-        parts += [title, made]
-    parts += [f"! new in B: {sentence}" for sentence in _new(comparison)]
-    return plain(*parts, *(f"- {sentence}" for sentence in sentences(comparison)))
-
-
-def _new(comparison: Comparison) -> list[str]:
-    label = comparison.known.label
-    return [f"{label(s['system'])}: {s['name']}: {s['evidence']}" for s in comparison.signatures]
+    for title, made in comparison.sheets.items():
+        lists = ["  {}: {} | {}".format(*row) for row in made.texts()] if made.words == 3 else [made]
+        parts += [title, *lists]
+    return plain(*parts, *(f"- {remark}" for remark in comparison.remarks))

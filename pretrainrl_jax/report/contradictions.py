@@ -21,8 +21,8 @@ def contradictions(evaluations: Sequence[Json], known: Systems) -> list[str]:
     older = [known.label(str(e.get("system"))) for e in evaluations if "measured_twice" not in e]
     if older and len(older) < len(evaluations):
         sentences.append(
-            f"{', '.join(older)}: evaluated by an older version, which counted one way of ending an answer "
-            f"alone. Its probabilities are not those of the other systems: {AGAIN}"
+            f"{', '.join(older)}: evaluated by an older version, whose probabilities are not those of the "
+            f"other systems: {AGAIN}"
         )
     return sentences
 
@@ -46,15 +46,14 @@ def _of_system(evaluation: Json, label: str) -> list[str]:
             f"{label}: of {twice['answers']} answers that were found by beam search and teacher-forced, too, "
             f"one has two probabilities, {decimals(apart, 2)} nats apart: {AGAIN}"
         )
-    asked = [
-        (truth(q), number(q.get("p_falsehood"))) for q in trained(evaluation).values() if q.get("rank") == 1
-    ]
+    found = [q for q in trained(evaluation).values() if q.get("rank") == 1]
+    asked = [(truth(question), number(question.get("p_falsehood"))) for question in found]
     both = [(true, false) for true, false in asked if true is not None and false is not None]
     below = sum(true < false / 2 for true, false in both)
     if below > max(2, UNLIKELY * len(both)):
         sentences.append(
             f"{label}: {below} of {len(both)} questions whose best beam is right show the truth as less "
-            f"probable than the falsehood. Prob and the picture contradict ACC: {AGAIN}"
+            f"probable than the falsehood: {AGAIN}"
         )
     rates = (evaluation.get("groups") or {}).get("trained") or {}
     acc, hr, count = (number(rates.get(name)) for name in ("acc", "hr", "count"))

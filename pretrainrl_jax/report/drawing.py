@@ -6,7 +6,7 @@ its objects, so that no global figure state is left behind in a notebook.
 
 import base64
 import io
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,6 @@ from pretrainrl_jax.report.columns import Cell
 from pretrainrl_jax.report.systems import Systems
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -81,27 +80,6 @@ def data_address(image: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(image).decode('ascii')}"
 
 
-def chart(
-    size: tuple[float, float],
-    x: str,
-    y: str,
-    draw: Callable[["Axes"], None],
-    title: str = "",
-    columns: int = 3,
-) -> str:
-    """A picture of what `draw` puts between two labelled axes, with a legend in columns below."""
-    with canvas(*size) as figure:
-        axes = figure.subplots()
-        axes.set(xlabel=x, ylabel=y)
-        axes.set_title(title, loc="left", fontweight="bold")
-        draw(axes)
-        handles, labels = axes.get_legend_handles_labels()
-        if labels:
-            how: Any = {"fontsize": 10, "handlelength": 3.4, "columnspacing": 1.2}
-            figure.legend(handles, labels, loc="outside lower center", ncols=columns, **how)
-        return data_address(painted(figure, SVG))
-
-
 class Line(NamedTuple):
     """Points with a name, maybe with bounds of their intervals."""
 
@@ -126,12 +104,14 @@ def plot(
     smooth: bool = False,
     **axis: Any,
 ) -> str | None:
-    """A `chart` of lines, with bars where they have bounds, and axes of some properties; None without lines.
+    """A picture of lines, with bars where they have bounds, and a legend below; None without lines.
 
-    With `smooth` each is a running mean over a faint line of what was measured.
+    With `smooth` each is a running mean over a faint line of what was measured; `axis`: its axes.
     """
-
-    def draw(axes: "Axes") -> None:
+    if not lines:
+        return None
+    with canvas(*size) as figure:
+        axes = figure.subplots()
         for index, (label, look, at, values, low, high) in enumerate(lines):
             how: dict[str, Any] = {**look._asdict(), "label": label, "markersize": 6, "linewidth": 1.6}
             if low is not None:
@@ -144,19 +124,16 @@ def plot(
             every = max(1, len(at) // MARKED)
             marks = index * every // len(lines), every
             axes.plot(at, running_mean(values) if smooth else values, **how, markevery=marks)
-        axes.set(**axis)
-
-    return chart(size, x, y, draw, title, columns) if lines else None
-
-
-def window(points: int) -> int:
-    """Over how many points of a curve a running mean goes: about a twentieth of them."""
-    return 2 * (points // 40) + 1
+        axes.set_title(title, loc="left", fontweight="bold")
+        axes.set(xlabel=x, ylabel=y, **axis)
+        how = {"fontsize": 10, "handlelength": 3.4, "columnspacing": 1.2}
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, **how)
+        return data_address(painted(figure, SVG))
 
 
 def running_mean(values: np.ndarray) -> np.ndarray:
-    """A centred mean over `window`; at the ends over what there is."""
-    ones = np.ones(window(len(values)))
+    """A centred mean over about a twentieth of the points; at the ends over what there is."""
+    ones = np.ones(2 * (len(values) // 40) + 1)
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
 

@@ -13,17 +13,17 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
-from pretrainrl_jax.report.columns import compared, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.drawing import data_address
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge import figures
 from pretrainrl_jax.report.knowledge import section as knowledge_section
-from pretrainrl_jax.report.outcomes import changes, example
+from pretrainrl_jax.report.outcomes import changes
 from pretrainrl_jax.report.signatures import signatures
-from pretrainrl_jax.report.summary import figure, forgetting, group_rate, pair, summarise
-from pretrainrl_jax.report.tables import by_category, by_popularity, sheets
+from pretrainrl_jax.report.summary import noun, pair, summarise, systems
+from pretrainrl_jax.report.tables import divided, divisions, examples
 from pretrainrl_jax.report.words import headline, reading
 from pretrainrl_jax.report.worse import worse
 
@@ -34,7 +34,7 @@ MATCH_RULES = {
 ASKED = {"sample": "Some", "beams": "k", "template": "not recorded", "match": "not recorded"}
 """Of how a run asked and judged what is said where it is not recorded."""
 
-FORMATS = ("bounds", "brief", "chance", "change", "decimals", "percent", "signed", "span", "unmarked")
+FORMATS = ("decimals", "percent", "unmarked")
 
 
 def write_report(workdir: Path) -> Path:
@@ -53,69 +53,64 @@ def write_report(workdir: Path) -> Path:
         summary["selfimprove"] = selfimprove.summarise(improved)
     of_improved = selfimprove_section.section(improved, summary["selfimprove"]) if improved else None
     if improved and not evaluations:
-        parts = {"improved": of_improved, "headline": selfimprove.headline(summary["selfimprove"])}
+        told = selfimprove.headline(summary["selfimprove"])
         inputs = inputs._replace(known=improved.known)
-        return write_page(workdir, "selfimprove_page.html.j2", inputs, summary, **parts)
+        return write_page(
+            workdir, "selfimprove_page.html.j2", inputs, summary, told, [], improved=of_improved
+        )
     mined = mining.read(workdir / "mined")
     summary["signatures"] = signatures(inputs, mined.statistics)
     asked = ASKED | inputs.config.get("evaluate", {})
     for system, knowledge in figures.summarise(evaluations, asked).items():
         summary["systems"][system]["knowledge"] = knowledge
-    before, after = pair(summary, known)
-    shown = [name for name in (before, after) if name]
+    shown = [name for name in pair(summary, known) if name]
     pictured = [evaluations[name] for name in shown]
-    two = len(pictured) == 2
     idea = charts.idea(known, *pictured) if pictured else None
-    bins, categories = by_popularity(inputs.evaluations), by_category(inputs.evaluations)
-    fallen = worse(pictured[0], pictured[1], summary, bins, categories) if two else None
+    two = [known.label(name) for name in shown] if len(pictured) == 2 else []
     path = write_page(
         workdir,
-        "page.html.j2",
+        "facts_page.html.j2",
         inputs,
         summary,
-        headline=headline(summary, known),
-        reading=reading(summary, known),
-        forgetting=forgetting(summary),
-        best=best_cells(summary),
-        group_rate=group_rate,
-        before=before,
-        after=after,
+        headline(summary, known),
+        reading(summary, known),
+        ("facts", run.facts_line(summary, inputs.config)),
+        systems=systems(summary, drawing.heads(list(evaluations), known)),
+        facts=noun(summary),
+        names=two or [known.label(name) for name in shown],
         idea=data_address(idea) if idea else None,
-        curves=charts.curves(inputs.metrics, known),
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
-        tradeoff=charts.tradeoff(summary, known),
-        popularity=charts.accuracy(bins, list(evaluations), known),
-        bins=bins,
-        categories=categories,
-        accuracies=[
-            (head, *sheets(head, rows, evaluations, known))
-            for head, rows in (("popularity", bins), ("category", categories))
-            if rows
-        ],
+        accuracies=divided(inputs.evaluations, known),
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
         knowledge=knowledge_section.section(summary, evaluations, known, shown),
         improved=of_improved,
-        changes=changes(*pictured) if two else None,
-        worse=fallen,
-        falls=sheet(
-            compared("questions", "base, %", f"{known.label(after or '')}, %", "change, points"),
-            fallen.falls if fallen else [],
-            "accuracy on",
-        ),
-        lost=[example(*answers) for answers in fallen.lost] if fallen else [],
+        worse=worse(*pictured, divisions=divisions(inputs.evaluations), names=two) if two else None,
+        changes=[
+            (side, own["count"], own["of"], examples(own["rows"], *two))
+            for side, own in (changes(*pictured) if two else {}).items()
+        ],
     )
     if idea:
         write_bytes(path.with_name("idea.png"), idea)
     return path
 
 
-def write_page(workdir: Path, name: str, inputs: Inputs, summary: Json, **parts: Any) -> Path:
+def write_page(
+    workdir: Path,
+    name: str,
+    inputs: Inputs,
+    summary: Json,
+    headline: str,
+    reading: list[str],
+    *about: tuple[str, str],
+    **parts: Any,
+) -> Path:
     """Write a workdir's page and its summary for programs; gives the page's path.
 
-    The summary is given what the harness found, and sentences on what is wrong with the evaluations.
-    `parts` is what this template shows and no other.
+    The summary is given what the harness found, and sentences on what is wrong with the evaluations. `about`
+    is told of the run, beside its model; `parts` is what this template shows and no other.
     """
     known = inputs.known
     if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
@@ -123,17 +118,18 @@ def write_page(workdir: Path, name: str, inputs: Inputs, summary: Json, **parts:
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
         summary["systems"][system]["harness"] = main_results(harness[system])
-    looks = drawing.looks(list(summary["systems"]), known)
     page = template(name).render(
         summary=summary,
-        known=known,
+        headline=headline,
+        reading=reading,
+        seed=inputs.config.get("seed", "not recorded"),
         label=known.label,
-        inputs=inputs,
-        run=run,
-        series=charts.series,
+        about=run.about(inputs, *about),
+        minimised=run.minimised(inputs, [name for name in summary["systems"] if name != "base"]),
+        stages=run.stages(inputs.finished, known),
+        curves=charts.curves(inputs.metrics, known),
         ability=ability(harness, known),
         settings=settings(inputs.config),
-        colours={system: look.color for system, look in looks.items()},
         **parts,
     )
     path = workdir / "report" / "index.html"
@@ -157,23 +153,15 @@ def template(name: str) -> Template:
     return environment.get_template(name)
 
 
-def best_cells(summary: Json) -> dict[str, float]:
-    """The highest value of every accuracy column, to be set in bold, where there is more than one system."""
-    names = ("acc", "hr", "mrr", "prob", "unseen", "paraphrase", "held_out", "held_out_head", "head_kept")
-    columns = {name: [figure(system, name) for system in summary["systems"].values()] for name in names}
-    measured = {name: [v for v in values if v is not None] for name, values in columns.items()}
-    return {name: max(values) for name, values in measured.items() if len(values) > 1}
-
-
-def settings(config: Json) -> list[tuple[str, list[tuple[str, str, bool]]]]:
-    """Sections of the config: (name, value, differs from the default), nested names joined by dots."""
-    sections: dict[str, list[tuple[str, str, bool]]] = {}
+def settings(config: Json) -> Sheet:
+    """The settings that differ from the default."""
     defaults = flat(resolved(Config()))
-    for name, value in flat(config).items():
-        section, _, rest = name.partition(".")
-        changed = name in defaults and defaults[name] != value
-        sections.setdefault(section if rest else "run", []).append((rest or section, text(value), changed))
-    return list(sections.items())
+    rows = [
+        [Cell(name), Cell(text(value)), Cell(text(defaults[name]) if name in defaults else "")]
+        for name, value in flat(config).items()
+        if name not in defaults or value != defaults[name]
+    ]
+    return Sheet(["setting", "value", "default"], rows, words=3)
 
 
 def text(value: Any) -> str:

@@ -7,15 +7,13 @@ from pathlib import Path
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
 from pretrainrl_jax.knowledge.intervals import Difference, paired
-from pretrainrl_jax.preferences.rows import RULES
-from pretrainrl_jax.report import charts, drawing
+from pretrainrl_jax.report import drawing
 from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
-from pretrainrl_jax.report.columns import Cell, Told, at, changed, figure, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, changed, figure, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
-from pretrainrl_jax.report.formats import Json, change, number, percent, signed, span, spread
-from pretrainrl_jax.report.inputs import describe, read_config, read_inputs, read_json
+from pretrainrl_jax.report.formats import Json, number, percent, signed, span, spread
+from pretrainrl_jax.report.inputs import describe, read_config, read_inputs
 from pretrainrl_jax.report.page import write_page
-from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.systems import Systems
 
 SIDES = {"held_out": "held-out", "trained": "trained"}
@@ -103,7 +101,7 @@ COLUMNS: dict[str, Told] = {
     "text\nNLL": at(figure, "text_nll"),
     "device\ns": at(partial(figure, places=1), "device_seconds"),
 }
-CHANGE: dict[str, Told] = {"change, points": _change}  # for which a terminal has no room
+CHANGE: dict[str, Told] = {"change, points": _change}  # a terminal has no room for it beside them
 
 
 def table(summary: Json, known: Systems) -> str:
@@ -111,7 +109,8 @@ def table(summary: Json, known: Systems) -> str:
     rows = [(known.label(name), system) for name, system in summary["systems"].items()]
     sample = next(iter(summary["systems"].values()))
     title = f"{summary['dataset']}, {summary['model']}: {about_pairs(sample)}"
-    return plain(title, sheet(COLUMNS, rows, "system").opened())
+    parts = (sheet(columns, rows, "system").opened() for columns in (COLUMNS, CHANGE))
+    return plain(title, *(part for part in parts if len(part.heads) > 1))
 
 
 def about_pairs(system: Json) -> str:
@@ -132,30 +131,33 @@ def headline(summary: Json, known: Systems) -> str:
 
 
 def reading(summary: Json, known: Systems) -> list[str]:
-    """What the table does not show: the changes against base, and how far they can be trusted."""
-    sentences = []
-    for name, system in summary["systems"].items():
-        if "change" in system:
-            apart = Difference(**system["change"])
-            noise = "" if apart.clear else ", which is within noise"
-            sentences.append(f"{known.label(name)} against the base model: {change(apart)} points{noise}.")
-    if any(system["of"] == "trained" for system in summary["systems"].values()):
+    """How far the numbers can be trusted."""
+    of, prompts = zip(
+        *((system["of"], system["prompts"]) for system in summary["systems"].values()), strict=True
+    )
+    sentences = ["All of this is one seed; the intervals know which prompts were asked, and no more."]
+    if "trained" in of:
         sentences.append("No prompt is held out: these are the pairs that were trained on.")
-    elif min(system["prompts"] for system in summary["systems"].values()) < 30:
+    elif min(prompts) < 30:
         sentences.append("So few prompts are held out that only large differences show.")
-    sentences.append("All of this is one seed; the intervals know which prompts were asked, and no more.")
     return sentences
 
 
-def examples(before: Json, after: Json) -> list[Json]:
+def examples(before: Json, after: Json) -> Sheet | None:
     """Some pairs with the gap between their answers before and after, the least changed first."""
     old, new, texts = pairs_of(before), pairs_of(after), after.get("examples") or {}
     if len(old) != len(new):
-        return []
+        return None
     places = sorted((int(p) for p in texts if int(p) < len(new)), key=lambda p: new[p].gap - old[p].gap)
-    return [
-        texts[str(place)] | {"before": old[place].gap, "after": new[place].gap} for place in spread(places)
+    rows = [
+        (*(texts[str(place)][key] for key in WORDS), (old[place].gap, new[place].gap))
+        for place in spread(places)
     ]
+    gaps: dict[str, Told] = {"gap before → after": lambda gaps: " → ".join(signed(gap, 1) for gap in gaps)}
+    return sheet(gaps, rows, *WORDS)
+
+
+WORDS = ("prompt", "chosen", "rejected")
 
 
 def write_report(workdir: Path) -> Path:
@@ -171,21 +173,16 @@ def write_report(workdir: Path) -> Path:
     trained = [name for name in systems if name != "base"]
     best = max(trained, key=lambda name: systems[name]["preference_accuracy"], default="")
     heads = drawing.heads(list(systems), known)
-    described = workdir / "mined" / "statistics.json"
     return write_page(
         workdir,
         "preferences.html.j2",
         inputs,
         summary,
-        headline=headline(summary, known),
-        reading=reading(summary, known),
-        forgetting=forgetting(summary),
+        headline(summary, known),
+        reading(summary, known),
+        ("DPO over", str(inputs.config["train"]["dpo_scale"])),
         systems=sheet(COLUMNS | CHANGE, [(heads[name], own) for name, own in systems.items()], "system"),
         about_pairs=about_pairs(next(iter(systems.values()))),
-        trained=trained,
-        best=best,
-        examples=examples(evaluations["base"], evaluations[best]) if best and "base" in systems else [],
-        described=read_json(described) if described.is_file() else {},
-        rules=RULES,
-        curves=charts.curves(inputs.metrics, known),
+        examples=examples(evaluations["base"], evaluations[best]) if best and "base" in systems else None,
+        examples_of=f"base and {known.label(best)}",
     )

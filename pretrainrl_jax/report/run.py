@@ -1,4 +1,4 @@
-"""The report's part on the run itself: what was trained, on what, for how long, on which hardware."""
+"""The report's part on the run itself: what was trained, on what, for how long, on which devices."""
 
 from collections.abc import Iterable
 from dataclasses import fields
@@ -7,57 +7,67 @@ from pathlib import Path
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.model import cost
 from pretrainrl_jax.model.shape import from_json
-from pretrainrl_jax.report.columns import Sheet, Told, at, sheet
+from pretrainrl_jax.report.charts import series
+from pretrainrl_jax.report.columns import Sheet, Told, at, count, sheet
 from pretrainrl_jax.report.formats import Json, duration, number
+from pretrainrl_jax.report.inputs import Inputs
 from pretrainrl_jax.report.summary import group_count
 from pretrainrl_jax.report.systems import Systems
 
 UNKNOWN = "not recorded"
+SIZES = (
+    "{layers:,} layers of width {width:,}, {heads:,} heads of {head_width:,} "
+    "({kv_heads:,} of keys and values), MLP of {mlp_width:,}, vocabulary of {vocabulary:,}"
+)
 VERBS = ("pretrain", "mine", "train", "evaluate")  # in the order of a run
-SIZES = ("vocabulary", "width", "layers", "heads", "kv_heads", "head_width", "mlp_width")
 
 
-def model_line(shape: Json, settings: Json) -> str:
-    """What the model is: where it comes from, its parameters and its sizes."""
-    count, sizes = parameters(shape), {key: number(shape.get(key)) for key in SIZES}
-    described = (
-        "{layers:,.0f} layers of width {width:,.0f}, {heads:,.0f} heads of {head_width:,.0f} "
-        "({kv_heads:,.0f} of keys and values), MLP of {mlp_width:,.0f}, vocabulary of {vocabulary:,.0f}"
-    )
-    parts = [f"weights of {Path(settings['path']).name}"] if settings.get("path") else []
-    parts = parts or [f"{settings.get('family')} from random weights"]
-    parts += [] if count is None else [f"{count:,} parameters"]
-    parts += [f"its sizes are {UNKNOWN}" if None in sizes.values() else described.format(**sizes)]
-    return f"{'; '.join(parts)}."
+def about(inputs: Inputs, *more: tuple[str, str]) -> list[tuple[str, str]]:
+    """The model, `more`, and what pretraining did, each with its head."""
+    settings, count = inputs.config.get("model", {}), parameters(inputs.shape)
+    start = Path(settings["path"]).name if settings.get("path") else f"random {settings.get('family')}"
+    model = start if count is None else f"{start}; {count:,} parameters; {SIZES.format(**inputs.shape)}"
+    told = [("model", model), *more]
+    steps, losses = series(inputs.metrics, "pretrain", "loss")
+    if len(steps):
+        told.append(("pretraining", f"{steps[-1]:,.0f} updates, to a loss of {losses[-1]:.2f} nats a token"))
+    return [*told, ("hardware", hardware(inputs.finished))]
+
+
+def hardware(finished: dict[str, Json]) -> str:
+    """The devices of all stages, and their seconds together; how many stages did not record theirs."""
+    devices = dict.fromkeys(str(notes["device"]) for notes in finished.values() if notes.get("device"))
+    seconds = [number(notes.get("seconds")) for notes in finished.values() if not notes.get("from")]
+    recorded = [s for s in seconds if s is not None]
+    took = f"{duration(sum(recorded))} of wall-clock time in all" if recorded else f"time {UNKNOWN}"
+    missing = f" ({len(seconds) - len(recorded)} of {len(seconds)} stages {UNKNOWN})"
+    few = 0 < len(recorded) < len(seconds)
+    return f"{' and '.join(devices) or UNKNOWN}; {took}{missing if few else ''}"
 
 
 def parameters(shape: Json) -> int | None:
     """Number of parameters of a decoder of this shape; None where it does not describe one."""
-    if any(number(shape.get(key)) is None for key in SIZES):
-        return None
     try:
         return int(cost.parameters(from_json(shape)).total)
     except (KeyError, TypeError):
         return None
 
 
-def data_line(summary: Json, config: Json) -> str:
-    """The data set and how many of its facts were trained on (or asked about), held out and unseen."""
-    alone = config.get("train", {}).get("systems") == []  # a model that was evaluated and not trained
-    texts = {
-        "trained": "{:,} facts asked about" if alone else "{:,} facts trained on",
-        "unseen": "of which {:,} never stated in pretraining",
-        "held_out": "{:,} held out",
+def facts_line(summary: Json, config: Json) -> str:
+    """How many facts were trained on (or asked about), never stated and held out, and how often each."""
+    train = config.get("train", {})
+    alone = train.get("systems") == []  # a model that was evaluated and not trained
+    groups = {
+        "trained": "asked about" if alone else "trained on",
+        "unseen": "of these never stated in pretraining",
+        "held_out": "held out",
     }
     systems = summary["systems"].values()
-    counts = {group: max((group_count(s, group) for s in systems), default=0) for group in texts}
-    parts = [text.format(counts[group]) for group, text in texts.items() if counts[group]]
-    passes, seconds = (number(config.get("train", {}).get(name)) for name in ("passes", "device_seconds"))
-    if counts["trained"] and seconds and not alone:
-        parts.append(f"each system trained for {seconds:,g} device seconds")
-    elif counts["trained"] and passes is not None and not alone:
-        parts.append(f"each trained fact visited {passes:,g} times")
-    return f"{summary['dataset']}: {', '.join(parts) or f'numbers of facts {UNKNOWN}'}."
+    counts = {group: max((group_count(s, group) for s in systems), default=0) for group in groups}
+    parts = [f"{counts[group]:,} {words}" for group, words in groups.items() if counts[group]]
+    length = {"device_seconds": "device seconds a system", "passes": "passes"}
+    spent = [f"{train[name]:,g} {words}" for name, words in length.items() if train.get(name)]
+    return ", ".join(parts + ([] if alone else spent[:1])) or UNKNOWN
 
 
 def loss_text(objective: ObjectiveConfig) -> str:
@@ -101,36 +111,37 @@ COLUMNS: dict[str, Told] = {
 }
 
 
+MINIMISED: dict[str, Told] = {
+    "peak learning rate": at("{:g}".format, "rate"),
+    "updates": at(count, "updates"),
+    "falsehoods mined again every": at(count, "remined"),
+}
+
+
 def stages(finished: dict[str, Json], known: Systems) -> Sheet:
     """The finished stages in the order of a run: how long, on what, when; notes on what was odd.
 
     Stages that recorded nothing, and columns that no stage fills, are left out.
     """
-    rows = []
-    for stage in _in_order(finished, known):
+
+    def order(stage: str) -> tuple[int, tuple[int, str]]:
+        verb, _, system = stage.partition("/")
+        return [*VERBS, verb].index(verb), known.place(system)
+
+    rows: list[tuple[str, Json]] = []
+    for stage in sorted(finished, key=order):
         verb, _, system = stage.partition("/")
         rows.append((f"{verb} {known.label(system)}" if system else verb, finished[stage]))
     made = sheet(COLUMNS, rows, "stage", nothing="")
     return made._replace(rows=[row for row in made.rows if any(cell.text for cell in row[1:])])
 
 
-def _in_order(finished: Iterable[str], known: Systems) -> list[str]:
-    def order(stage: str) -> tuple[int, tuple[int, str]]:
-        verb, _, system = stage.partition("/")
-        return [*VERBS, verb].index(verb), known.place(system)
-
-    return sorted(finished, key=order)
-
-
-def hardware(finished: dict[str, Json], known: Systems) -> str:
-    """The devices that the stages name, and their seconds together; what is not recorded is counted."""
-    named = [finished[stage].get("device") for stage in _in_order(finished, known)]
-    devices = dict.fromkeys(str(device) for device in named if device)
-    seconds = [number(notes.get("seconds")) for notes in finished.values() if not notes.get("from")]
-    recorded = [s for s in seconds if s is not None]
-    where = f"On {' and '.join(devices)}" if devices else f"The hardware is {UNKNOWN}"
-    if not recorded:
-        return f"{where}; wall-clock times are {UNKNOWN}."
-    missing = len(seconds) - len(recorded)
-    tail = f" ({missing} of {len(seconds)} stages {UNKNOWN})" if missing else ""
-    return f"{where}; {duration(sum(recorded))} of wall-clock time in all{tail}."
+def minimised(inputs: Inputs, systems: Iterable[str]) -> Sheet:
+    """What each trained system minimises, how fast, how long, and how often its falsehoods were renewed."""
+    rows: list[tuple[str, str, Json]] = []
+    for name in systems:
+        objective, (steps, _) = inputs.known.of(name), series(inputs.metrics, f"train/{name}", "step")
+        row = {"updates": steps[-1] if len(steps) else None, "remined": objective.remine_every or None}
+        row["rate"] = objective.learning_rate if name in inputs.known.objectives else None
+        rows.append((inputs.known.label(name), loss_text(objective), row))
+    return sheet(MINIMISED, rows, "system", "loss")

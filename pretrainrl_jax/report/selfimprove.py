@@ -92,22 +92,21 @@ def read(workdir: Path, inputs: Inputs) -> Improved | None:
     evaluations = {p.stem: read_json(p) for p in (workdir / "evaluations/selfimprove").glob("*.json")}
     trained = {path.name for path in folder.glob("*") if path.is_dir()} | {*evaluations}.difference(UNTRAINED)
     asked = [*UNTRAINED, *config.get("selfimprove", {}).get("systems", ()), *config.get("methods", {})]
-    order = sorted(
-        trained | {*evaluations}, key=lambda name: (asked.index(name) if name in asked else len(asked), name)
-    )
+    order = sorted(trained | {*evaluations}, key=lambda n: (asked.index(n) if n in asked else len(asked), n))
     methods, ends, steps, examples = {}, {}, {}, {}
-    for name in (name for name in order if name in trained):
+    for name in filter(trained.__contains__, order):
         end, kept = folder / name / "summary.json", folder / name / "examples.json"
         ends[name] = read_json(end) if end.is_file() else {}
-        method = config.get("methods", {}).get(name, {})
-        rollouts = method.get("rollouts") or config.get("rollouts", {}).get("count")
-        methods[name] = {k: ends[name][k] for k in ("label", "update", "start") if k in ends[name]} | method
-        methods[name]["rollouts"] = rollouts if "rollout" in method.get("candidates", ()) else 0
-        # A resumed run writes the steps after its checkpoint a second time, and the later line counts.
-        own = (line for line in inputs.metrics if line.get("stage") == f"selfimprove/{name}")
-        by_step = {step: line for line in own if (step := number(line.get("step"))) is not None}
-        steps[name] = [by_step[step] for step in sorted(by_step)]
         examples[name] = read_json(kept, list) if kept.is_file() else []
+        method = {key: ends[name].get(key) for key in ("label", "update", "start")}
+        method |= config.get("methods", {}).get(name, {})
+        rollouts = method.get("rollouts") or config.get("rollouts", {}).get("count")
+        methods[name] = method | {"rollouts": rollouts if "rollout" in method.get("candidates", ()) else 0}
+        # A resumed run writes the steps after its checkpoint a second time, and the later line counts.
+        by_step = {
+            line["step"]: line for line in inputs.metrics if line.get("stage") == f"selfimprove/{name}"
+        }
+        steps[name] = [by_step[step] for step in sorted(by_step)]
     labels = {n: str(methods.get(n, {}).get("label") or n) for n in order if n != "base"}
     return Improved(
         Systems({name: ObjectiveConfig(label) for name, label in labels.items()}),
@@ -143,14 +142,12 @@ def summarise(improved: Improved) -> Json:
             systems[name]["against"] = {"system": other, **_differences(units[other], own)}
         if shares := _thirds(improved.steps.get(name, [])):
             systems[name]["chosen_rollout"] = shares
-    wins = _preferred(systems)
     return {
         "systems": systems,
         "expectations": [
             _expectation("more true statements than next-token training", _truer(systems)),
             _expectation("rollouts are chosen more often as training goes on", _chosen(systems)),
             _expectation("more rollouts are better", _more_rollouts(improved, units)),
-            *([_expectation("continuations are better than the base model's", wins)] if wins else []),
         ],
         "collapsed": [
             _collapse(improved.known.label(name), event)
@@ -227,11 +224,12 @@ def _thirds(lines: list[Json]) -> Json | None:
     chosen = [
         (line["chosen_rollout"] * line["learned"], line["learned"])
         for line in lines
-        if number(line.get("chosen_rollout")) is not None and line.get("learned")
+        if line.get("chosen_rollout") is not None and line.get("learned")
     ]
-    others = (number(line.get(f"score_{kind}")) for line in lines for kind in ("original", "rewrite"))
     part = len(chosen) // 3
-    if part < 2 or all(score is None for score in others):
+    if part < 2 or all(
+        line.get(f"score_{kind}") is None for line in lines for kind in ("original", "rewrite")
+    ):
         return None
     apart = _apart(*(np.array(third, float) for third in (chosen[:part], chosen[-part:])))
     return apart and {**apart, "steps": part}
@@ -253,7 +251,7 @@ SHOWN = {
 def _expectation(claim: str, evidence: list[Json]) -> Json:
     """What the paper leads one to expect, and whether each comparison here shows it.
 
-    A comparison is of `system` and what it is compared with, `less`: as `_apart`, maybe with a `note`.
+    A comparison is of `system` and what it is compared with, `less`: as `_apart`.
     """
     signs = {sure(apart) for apart in evidence}
     if not evidence:
@@ -265,27 +263,20 @@ def _expectation(claim: str, evidence: list[Json]) -> Json:
     return {"claim": claim, "outcome": outcome, "evidence": evidence}
 
 
-def shown(expected: Json) -> tuple[str, Sheet, list[str]]:
-    """An expectation and what came of it, the table of the comparisons, and notes on them."""
+def shown(expected: Json) -> tuple[str, Sheet]:
+    """An expectation and what came of it, and the table of the comparisons."""
     rows = [(row["system"], row["less"], row) for row in expected["evidence"]]
     title = f"The paper's expectation, {expected['claim']}: {expected['outcome']}"
-    notes = [f"{system}: {row['note']}" for system, _, row in rows if "note" in row]
-    return title, sheet(SHOWN, rows, "system", "less"), notes
+    return title, sheet(SHOWN, rows, "system", "less")
 
 
 def _truer(systems: dict[str, Json]) -> list[Json]:
-    evidence = []
-    for system in systems.values():
-        against = system.get("against", {})
-        if system.get("update") == "next_token" or "named_true" not in against:
-            continue
-        both = {"system": system["label"], "less": systems[against["system"]]["label"]}
-        facts = against.get("facts")
-        if facts and sure(facts) < 0:
-            fewer = MEASURES["facts"].apart(facts)
-            both["note"] = f"but it states {fewer.text} facts a prefix ({fewer.under})"
-        evidence.append(both | against["named_true"])
-    return evidence
+    return [
+        {"system": system["label"], "less": systems[system["against"]["system"]]["label"]}
+        | system["against"]["named_true"]
+        for system in systems.values()
+        if system.get("update") != "next_token" and "named_true" in system.get("against", {})
+    ]
 
 
 def _chosen(systems: dict[str, Json]) -> list[Json]:
@@ -299,12 +290,12 @@ def _chosen(systems: dict[str, Json]) -> list[Json]:
 
 def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) -> list[Json]:
     """Each system against the one with fewer rollouts, where their settings differ in nothing else."""
-    evidence, methods = [], improved.methods
+    methods, evidence = improved.methods, []
     ranked = sorted((n for n in methods if methods[n]["rollouts"]), key=lambda n: methods[n]["rollouts"])
     for place, more in enumerate(ranked):
         alike = [n for n in ranked[:place] if _but_rollouts(methods[n]) == _but_rollouts(methods[more])]
-        if alike and alike[-1] in units and more in units and methods[alike[-1]] != methods[more]:
-            both = alike[-1], more
+        both = [*alike[-1:], more]
+        if len(both) == 2 and {*both} <= {*units} and methods[both[0]] != methods[more]:
             less, most = (f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in both)
             if apart := _differences(*(units[n] for n in both)).get("named_true"):
                 evidence.append({"system": most, "less": less} | apart)
@@ -315,38 +306,20 @@ def _but_rollouts(method: Json) -> Json:
     return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
 
 
-def _preferred(systems: dict[str, Json]) -> list[Json]:
-    """Each judged system's win rate against an even chance."""
-    evidence = []
-    for system in systems.values():
-        rate, bounds = system.get("won"), system.get("won_interval")
-        if rate is not None and bounds and system.get("update") != "next_token":
-            apart = {"difference": rate - 0.5, "low": bounds[0] - 0.5, "high": bounds[1] - 0.5}
-            row = {"system": system["label"], "less": "an even chance", "before": 0.5, "after": rate, **apart}
-            if left_out := system.get("unjudged"):
-                row["note"] = f"{left_out:.0f} more without a verdict left out"
-            evidence.append(row)
-    return evidence
-
-
 def _collapse(label: str, event: Json) -> str:
     """What a run said of a collapse while it happened, and how long it lasted."""
-    if event.get("what") not in WORDS or None in (number(event.get("value")), number(event.get("bound"))):
-        return f"{label}: {event}"
     until = f"until step {event['ended']}" if event.get("ended") else "until the end"
-    return f"{label}, from step {event.get('step')} {until}: {WORDS[event['what']].format(**event)}"
+    return f"{label}, from step {event['step']} {until}: {WORDS[event['what']].format(**event)}"
 
 
 def headline(summary: Json) -> str:
     """The outcome in one line."""
-    rates = {name: system.get("named_true") for name, system in summary["systems"].items()}
-    rates = {name: rate for name, rate in rates.items() if rate is not None}
-    base = rates.get("base")
+    rates = {name: own["named_true"] for name, own in summary["systems"].items() if "named_true" in own}
     trained = {name: rate for name, rate in rates.items() if name not in UNTRAINED}
     if not trained:
         return "Self-improving pretraining"
     best = max(trained, key=lambda name: trained[name])
-    before = "" if base is None else f"{percent(base)} before, "
+    before = f"{percent(rates['base'])} before, " if "base" in rates else ""
     return f"True continuations: {before}{percent(rates[best])} with {summary['systems'][best]['label']}"
 
 
@@ -374,6 +347,6 @@ def table(summary: Json) -> str:
     systems = [(system["label"], system) for system in summary["systems"].values()]
     title = "self-improving pretraining: % of continuations"
     parts: list[str | Sheet] = [plain(title, sheet(TERMINAL, systems, "system").opened(), words=[19])]
-    for title, made, notes in map(shown, summary["expectations"]):
-        parts += [title, made.opened(), *notes] if made.rows else [title]
+    for title, made in map(shown, summary["expectations"]):
+        parts += [title, made.opened()] if made.rows else [title]
     return plain(*parts, words=(28, 22))

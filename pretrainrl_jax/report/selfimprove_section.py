@@ -6,11 +6,11 @@ import numpy as np
 
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, figure, in_percent, sheet
-from pretrainrl_jax.report.formats import Json, duration, number, spread
+from pretrainrl_jax.report.formats import Json, number, spread
 from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, measured, shown
 
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
-PARTS = ("sampling", "judging", "reference", "training")
+PARTS = ("sampling", "judging", "waiting", "reference", "training")
 
 
 def _dropped(rules: Json) -> str:
@@ -29,17 +29,14 @@ RUNS = {
     "verdicts": at(count, "verdicts"),
     "sampler and trainer apart, nats": at(str, "apart"),
 }
-JUDGED = {  # of a judge that is a model, and of a rewriter: means over the steps
+MEANS = {  # over the steps: of a judge that is a model, of a rewriter, and of time
     "first wins %": at(in_percent, "first_wins"),
     "longer wins %": at(in_percent, "longer_wins"),
     "orders differ %": at(in_percent, "orders_differ"),
     "unreadable %": at(in_percent, "unreadable_share"),
     "rewrites used %": at(in_percent, "rewrites_used"),
     "safe ones copied %": at(in_percent, "safe_copied"),
-}
-TIMES = {
-    "all steps": at(duration, "seconds"),
-    **{f"{part} %": at(in_percent, part) for part in PARTS},
+    **{f"s {part}": at(partial(figure, places=2), f"seconds_{part}") for part in PARTS},
     "devices at work %": at(in_percent, "device_share"),
     "judge at work %": at(in_percent, "judge_share"),
     "steps behind": at(partial(figure, places=1), "staleness"),
@@ -67,23 +64,11 @@ def _means(lines: list[Json]) -> Json:
     return {key: float(np.mean(own)) for key, own in values.items()}
 
 
-def _times(lines: list[Json]) -> Json:
-    """A row of `TIMES`: the seconds of the steps, the parts' shares, and what was at work if it ever was.
-
-    Judging beside the devices takes the seconds in which they waited for it.
-    """
-    waited = [{"seconds_judging": line.get("seconds_waiting")} | line for line in lines]
-    spent = {part: sum(number(line.get(f"seconds_{part}")) or 0.0 for line in waited) for part in PARTS}
-    seconds, means = sum(spent.values()), _means(lines)
-    work = {key: means.get(key) or None for key in ("device_share", "judge_share", "staleness")}
-    return {"seconds": seconds, **{part: own / (seconds or 1) for part, own in spent.items()}, **work}
-
-
 def _true(summary: Json, improved: Improved) -> Sheet:
     """Every measure of the systems that were evaluated."""
     columns = {measure.head: measured(key) for key, measure in MEASURES.items()}
     columns |= {"facts in all": at(count, "distinct_facts")}
-    columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams")}
+    columns |= {"distinct n-grams %": at(in_percent, "distinct_ngrams"), "no verdict": at(count, "unjudged")}
     # Of text that tells of no facts an evaluation measures nothing, without another text.
     every = {name: summary["systems"][name] for name in improved.evaluations}
     heads = drawing.heads([*summary["systems"]], improved.known)
@@ -128,15 +113,9 @@ def section(improved: Improved, summary: Json) -> Json:
     for name, lines in improved.steps.items():
         asked = (("chosen", "chosen"), ("rejected", "rejected"), ("score", "score by kind"))
         pictures = [(title, charts.by_kind(lines, name, key, title)) for key, title in asked]
-        span = charts.smoothed_over(charts.series(lines, f"selfimprove/{name}", "score_rollout")[0])
-        if any(address for _, address in pictures):
-            charted.append((known.label(name), span, [picture for picture in pictures if picture[1]]))
+        if drawn := [picture for picture in pictures if picture[1]]:
+            charted.append((known.label(name), drawn))
     everything = [line for lines in improved.steps.values() for line in lines]
-    judged, times = (
-        [(known.label(name), row(lines)) for name, lines in improved.steps.items()]
-        for row in (_means, _times)
-    )
-    judged = [row for row in judged if any(column(row[-1]) for column in JUDGED.values())]
     return {
         "summary": summary,
         "caution": CAUTION,
@@ -147,8 +126,7 @@ def section(improved: Improved, summary: Json) -> Json:
         "kinds": charted,
         "curves": charts.curves(everything, known, charts.IMPROVED, "selfimprove"),
         "runs": sheet(RUNS, [(known.label(n), _run(improved, n)) for n in improved.methods], "method"),
-        "judge": sheet(JUDGED, judged, "method"),
-        "times": sheet(TIMES, [row for row in times if row[-1]["seconds"]], "method"),
+        "means": sheet(MEANS, [(known.label(n), _means(own)) for n, own in improved.steps.items()], "method"),
         "examples": {
             known.label(name): [_document(document) for document in spread(kept)]
             for name, kept in improved.examples.items()

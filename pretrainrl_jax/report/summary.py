@@ -1,11 +1,12 @@
 """What a run found: the checked numbers of every system, and their table for a terminal."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.columns import plain, sheet
-from pretrainrl_jax.report.formats import Json, decimals, number, percent
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, plain, sheet
+from pretrainrl_jax.report.formats import Json, decimals, number, percent, span
 from pretrainrl_jax.report.outcomes import Key, common, difference, kept, trained
 from pretrainrl_jax.report.systems import Systems
 
@@ -124,6 +125,11 @@ COLUMNS = {
     "ACC\nparaphr.": "paraphrase", "ACC\nheld-out": "held_out", "text\nNLL": "text_nll",
     "device\ns": "device_seconds",
 }  # fmt: skip
+MORE = {
+    "forgetting": "forgetting", "Prob, all": "prob_all", "ACC head": "held_out_head", "ACC kept": "head_kept",
+    "unfinished beams": "unfinished_beams",
+}  # fmt: skip
+"""What a page shows beside `COLUMNS`."""
 
 
 def table(summary: Json, known: Systems) -> str:
@@ -132,3 +138,14 @@ def table(summary: Json, known: Systems) -> str:
     rows = [(known.label(name), system) for name, system in summary["systems"].items()]
     title = f"{summary['dataset']}, {summary['model']}: % of {noun(summary)}"
     return plain(title, sheet(columns, rows, "system"), words=[24])
+
+
+def systems(summary: Json, heads: Mapping[str, Cell]) -> Sheet:
+    """The systems side by side, for a page; `heads` begin the rows."""
+    columns: dict[str, Told] = {head: partial(shown, name=name) for head, name in (COLUMNS | MORE).items()}
+    columns["ACC"] = lambda system: Cell(shown(system, "acc"), span(system["acc_interval"]))
+    rises, rows = forgetting(summary), []
+    for name, system in summary["systems"].items():
+        row = {"forgetting": rises.get(name), "prob_all": group_rate(system, "trained", "prob_all")}
+        rows.append((heads[name], system | row))
+    return sheet(columns, rows, "system")

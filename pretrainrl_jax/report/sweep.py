@@ -1,32 +1,23 @@
-"""What a sweep's systems learn against what they forget: tables in Markdown, and a picture.
-
-Means over seeds with their spread, the best values, paired differences, and which rows no other one beats.
-"""
+"""What a sweep's systems learn against what they forget: means over seeds, the best values, a picture."""
 
 import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from scipy import stats
 
 from pretrainrl_jax.atomic import write_bytes
 from pretrainrl_jax.cells import shown
-from pretrainrl_jax.config import AnchorTermConfig, ObjectiveConfig
 from pretrainrl_jax.report.columns import Told, markdown, sheet
 from pretrainrl_jax.report.drawing import PNG, canvas, looks, painted
 from pretrainrl_jax.report.formats import Json, decimals, percent, signed
 from pretrainrl_jax.report.summary import PLACES, figure
 from pretrainrl_jax.report.systems import Systems
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-
-Spread = Callable[[Sequence[float]], float]
 ALL = "all"  # in place of seeds, where a system does not depend on them
 
 
@@ -51,28 +42,22 @@ class Row:
 FIGURES = {
     "ACC": "acc", "HR": "hr", "MRR": "mrr", "Prob": "prob", "unseen": "unseen", "paraphrase": "paraphrase",
     "held out": "held_out", "held-out head": "held_out_head", "head kept": "head_kept",
+    "neighbours": "neighbour_answer", "distant": "distant", "forgetting": "forgetting",
     "text NLL": "text_nll", "device s": "device_seconds",
 }  # fmt: skip
-FRONT = {
-    "ACC": "acc", "paraphrase": "paraphrase", "unseen": "unseen", "forgetting": "forgetting",
-    "held-out head": "held_out_head", "head kept": "head_kept",
-    "neighbours": "neighbour_answer", "distant": "distant", "device s": "device_seconds",
-}  # fmt: skip
-"""The columns of the two tables of figures, and what `summary.figure` calls them."""
+"""The columns of the table, and what `summary.figure` calls them."""
 
 
 def table(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
-    """Every row with all columns, %; means over seeds, and standard deviations where there are several."""
+    """Every row with the 95 % intervals of its means; bold what none beats in ACC and forgetting."""
     seeds = max(len(row.seeds) for row in rows)
-    title = "%" if seeds == 1 else f"%, mean ± standard deviation of {seeds} {rows[0].repeated}s"
-    columns = {head: _mean_of(name, statistics.stdev) for head, name in FIGURES.items()}
-    return _table(title, columns, rows, axes, [known.label(row.system) for row in rows])
-
-
-def _table(
-    title: str, columns: Mapping[str, Told], rows: Sequence[Row], axes: Sequence[str], names: Sequence[str]
-) -> str:
-    begun = [[name, *_values(row, axes), row] for name, row in zip(names, rows, strict=True)]
+    title = "%; forgetting and text NLL in nats a token"
+    title += f"; 95 % intervals of {seeds} {rows[0].repeated}s" if seeds > 1 else ""
+    columns: dict[str, Told] = {head: partial(_mean_of, name=name) for head, name in FIGURES.items()}
+    begun = [
+        [f"**{known.label(row.system)}**" if front else known.label(row.system), *_values(row, axes), row]
+        for row, front in zip(rows, on_front(rows), strict=True)
+    ]
     made = sheet(columns, begun, title, *axes)
     return markdown(made.heads, made.texts())
 
@@ -81,16 +66,13 @@ def _values(row: Row, axes: Sequence[str]) -> list[str]:
     return [shown(row.values[axis]) if axis in row.values else "" for axis in axes]
 
 
-def _mean_of(name: str, spread: Spread | None) -> Told:
-    """A column of a figure's means, with their spread where there are several seeds."""
+def _mean_of(row: Row, name: str) -> str:
+    """A figure's mean, with half its interval where there are several seeds; a time has none."""
+    if (found := estimate(row, name)) is None:
+        return ""
     places = PLACES.get(name, 1)
-
-    def cell(row: Row) -> str:
-        if (found := estimate(row, name, spread)) is None:
-            return ""
-        return decimals(found.mean, places) + ("" if found.half is None else f" ± {found.half:.{places}f}")
-
-    return cell
+    spread = "" if found.half is None or name == "device_seconds" else f" ± {found.half:.{places}f}"
+    return decimals(found.mean, places) + spread
 
 
 def chosen(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
@@ -165,65 +147,53 @@ class Estimate(NamedTuple):
     """A mean over seeds."""
 
     mean: float
-    half: float | None  # of the 95 % interval, or another spread; None of one seed
+    half: float | None  # of the 95 % interval; None of one seed
 
 
-def estimate(row: Row, name: str, spread: Spread | None = _half) -> Estimate | None:
-    """A figure's mean and its spread, in % if it is a rate; None where it was not measured."""
+def estimate(row: Row, name: str) -> Estimate | None:
+    """A figure's mean and its interval, in % if it is a rate; None where it was not measured."""
     values = [(1 if name in PLACES else 100) * value for value in row.measured(name)]
     if not values:
         return None
-    return Estimate(statistics.mean(values), spread(values) if spread and len(values) > 1 else None)
+    return Estimate(statistics.mean(values), _half(values) if len(values) > 1 else None)
 
 
 def on_front(rows: Sequence[Row]) -> list[bool]:
-    """Of each row whether no other is at least as accurate and forgets no more, and better in one of both."""
-    points = [(estimate(row, "acc"), estimate(row, "forgetting")) for row in rows]
-    means = [(acc.mean, -rise.mean) if acc and rise else None for acc, rise in points]
+    """Of each trained row whether no other is as accurate and forgets no more, and better in one."""
+    points = [(estimate(row, "acc"), estimate(row, "forgetting")) for row in rows if row.system != "base"]
+    means = {(acc.mean, -rise.mean) for acc, rise in points if acc and rise}
 
-    def beaten(one: tuple[float, float]) -> bool:
-        others = [other for other in means if other and other != one]
-        return any(other[0] >= one[0] and other[1] >= one[1] for other in others)
+    def free(row: Row) -> bool:
+        acc, rise = estimate(row, "acc"), estimate(row, "forgetting")
+        if row.system == "base" or not acc or not rise:
+            return False
+        own = acc.mean, -rise.mean
+        return not any(other[0] >= own[0] and other[1] >= own[1] for other in means - {own})
 
-    return [one is not None and not beaten(one) for one in means]
-
-
-def front_table(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
-    """Every trained row with the 95 % intervals of its means; bold what no other row beats in both.
-
-    Empty where forgetting was not measured.
-    """
-    trained = [row for row in rows if row.system != "base"]
-    best = on_front(trained)
-    if not any(best):
-        return ""
-    labels = [known.label(row.system) for row in trained]
-    names = [f"**{label}**" if front else label for label, front in zip(labels, best, strict=True)]
-    columns = {
-        head: _mean_of(name, None if name == "device_seconds" else _half) for head, name in FRONT.items()
-    }
-    seeds = max(len(row.seeds) for row in trained)
-    title = "learned, %, and forgotten, nats a token"
-    title += f"; 95 % intervals of {seeds} {trained[0].repeated}s" if seeds > 1 else ""
-    return _table(title, columns, trained, axes, names)
+    return list(map(free, rows))
 
 
 def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
     """Draw accuracy against forgetting into a PNG file; False, and no file, where there is nothing to draw.
 
-    A system's rows are one line, in the order of the swept values, full where it is anchored; bars are 95 %
-    intervals over seeds.
+    A system's rows are one line in their order, full where it is anchored; bars are 95 % intervals.
     """
-    trained = [row for row in rows if row.system != "base" and estimate(row, "forgetting")]
-    base = next((row for row in rows if row.system == "base"), None)
-    if not trained:
+    trained = [row for row in rows if estimate(row, "forgetting") and estimate(row, "acc")]
+    systems = [system for system in dict.fromkeys(row.system for row in trained) if system != "base"]
+    if not systems:
         return False
     with canvas(8.6, 5.6) as figure:
         axes = figure.subplots()
-        draw(axes, trained, known)
-        if base and (acc := estimate(base, "acc")):
-            axes.axhline(acc.mean, color="#777777", linestyle=":", linewidth=1.2, label="base model")
-        axes.axvline(0, color="#BBBBBB", linewidth=1, zorder=0)
+        for system, look in looks(systems, known).items():
+            own = [row for row in trained if row.system == system]
+            both = [[estimate(row, name) for row in own] for name in ("forgetting", "acc")]
+            (x, x_half), (y, y_half) = (
+                zip(*((e.mean, e.half or 0) for e in one if e), strict=True) for one in both
+            )
+            style: Any = {"color": look.color, "marker": look.marker, "label": known.label(system)}
+            line = "-" if known.of(system).anchored else "--"
+            axes.errorbar(x, y, y_half, x_half, **style, linestyle=line, linewidth=1.4, elinewidth=0.8)
+        axes.axvline(0, color="#BBBBBB", linewidth=1, zorder=0)  # the base model
         axes.set(
             xlabel="forgetting: rise of the loss on held-out text, nats a token",
             ylabel="ACC on trained facts, %",
@@ -231,39 +201,3 @@ def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:
         figure.legend(loc="outside right upper", fontsize=9.5, handlelength=3.2)
         write_bytes(path, painted(figure, PNG))
     return True
-
-
-def draw(axes: "Axes", rows: Sequence[Row], known: Systems) -> None:
-    """A line for each system, in the order of the swept values; its anchored twin has its colour."""
-    systems = list(dict.fromkeys(row.system for row in rows))
-    styles = looks(list(dict.fromkeys(_without_anchor(name, systems, known) for name in systems)), known)
-    for system in systems:
-        own = sorted((row for row in rows if row.system == system), key=lambda row: _order(row.values))
-        both = [[estimate(row, name) for name in ("forgetting", "acc")] for row in own]
-        points = np.array([[(e.mean, e.half or 0.0) for e in pair if e] for pair in both if all(pair)])
-        (x, x_half), (y, y_half) = points.transpose(1, 2, 0)
-        look, anchored = styles[_without_anchor(system, systems, known)], known.of(system).anchored
-        style: Any = {"color": look.color, "marker": look.marker, "alpha": 0.9, "linewidth": 1.4}
-        style |= {
-            "linestyle": "-" if anchored else "--",
-            "markerfacecolor": look.color if anchored else "white",
-        }
-        axes.errorbar(x, y, y_half, x_half, **style, elinewidth=0.8, label=known.label(system))
-
-
-def _order(values: Mapping[str, Any]) -> list[tuple[bool, float, str]]:
-    """Sorts rows by their values: numbers by size, then texts."""
-    return [
-        (False, float(value), "") if isinstance(value, int | float) else (True, 0.0, str(value))
-        for value in values.values()
-    ]
-
-
-def _without_anchor(system: str, systems: Sequence[str], known: Systems) -> str:
-    """The system that learns the same without an anchor, whose colour it has; itself where there is none."""
-    names: Any = {"label": "", "words": "", "above": (), "recommended": False}
-
-    def learns(name: str) -> ObjectiveConfig:
-        return replace(known.of(name), **names, anchor=AnchorTermConfig(), learning_rate=0)
-
-    return next(name for name in systems if learns(name) == learns(system))

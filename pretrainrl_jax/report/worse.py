@@ -1,61 +1,58 @@
-"""What training made worse: every measure on which a system is below the base model."""
+"""What training made worse: every measure on which a system is below the base model beyond chance."""
 
 from typing import NamedTuple
 
-from pretrainrl_jax.knowledge.intervals import Difference
-from pretrainrl_jax.report.formats import Json
-from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, truth
-from pretrainrl_jax.report.summary import group_rate
-from pretrainrl_jax.report.tables import Row, part
+from pretrainrl_jax.report.columns import Sheet, compared, sheet
+from pretrainrl_jax.report.formats import Json, number
+from pretrainrl_jax.report.outcomes import GROUPS, Key, common, difference, example, grouped, truth
+from pretrainrl_jax.report.tables import Divisions, examples
 
 SHOWN = 10  # questions whose truth lost most probability
 
 
-Fall = tuple[str, Difference]  # some questions, in words, and the change of their accuracy
-
-
 class Worse(NamedTuple):
-    """Everything found worse."""
+    """What a page shows of it."""
 
-    falls: list[Fall]  # beyond chance: their intervals lie below zero
-    slight: list[Fall]  # within their intervals
-    compared: int  # sets of questions looked at
-    unpaired: list[tuple[str, float, float]]  # groups known by their rates only: name, before, after
-    text_nll: tuple[float, float] | None  # before and after, where it rose
-    less_probable: tuple[int, int] | None  # questions whose truth lost probability, and of how many
-    lost: Pairs  # the `SHOWN` of them that lost most
-
-    @property
-    def nothing(self) -> bool:
-        """No measure is below the base model's."""
-        return not (self.falls or self.slight or self.unpaired or self.text_nll or self.lost)
+    falls: Sheet  # sets of questions whose interval of the change lies below zero
+    lost: Sheet  # the `SHOWN` questions whose truth lost most probability
+    words: list[str]
 
 
-def worse(before: Json, after: Json, summary: Json, bins: list[Row], categories: list[Row]) -> Worse:
-    """What a system does worse than the base model: groups, popularity bins, categories, text, questions.
+def worse(before: Json, after: Json, divisions: Divisions, names: list[str]) -> Worse:
+    """What a system does worse than the base model: groups, parts of the trained facts, text, single truths.
 
-    From the evaluation of the base model, that of the system, and what is known of all systems.
+    From the evaluations of both, all parts of trained facts, and what the two are called.
     """
     old, new = grouped(before), grouped(after)
-    pairs = {group: common(old[group], new[group]) for group in GROUPS}
-    changes = [(GROUPS[group], difference(asked)) for group, asked in pairs.items()]
-    for kind, rows in (("popularity", bins), ("category", categories)):
-        changes += [(f"{kind} {part(row.name)}", row.cells[after["system"]].change) for row in rows]
-    measured = [(words, change) for words, change in changes if change]
-    lower = [(words, change) for words, change in measured if change.rate < 0]
-    one, two = (summary["systems"][e["system"]] for e in (before, after))
-    groups = {**GROUPS, "unseen": "facts unseen in pretraining"}
-    rates = [(name, group_rate(one, g), group_rate(two, g)) for g, name in groups.items() if not pairs.get(g)]
-    nll = one["text_nll"], two["text_nll"]
-    both = [(p, *map(truth, p)) for p in pairs["trained"] + pairs["held_out"]]
-    known = [(p, new - old) for p, old, new in both if old is not None and new is not None]
-    lost = sorted((item for item in known if item[1] < 0), key=lambda item: item[1])
+    unseen = {key for key, asked in old["trained"].items() if asked.get("group") == "unseen"}
+    sets: dict[str, set[Key]] = {"trained facts unseen in pretraining": unseen}
+    sets |= {f"{head} {part}": keys for head, rows in divisions.items() for part, keys in rows}
+    pairs = {name: common(old[group], new[group]) for group, name in GROUPS.items()}
+    for name, keys in sets.items():
+        pairs[name] = common({k: q for k, q in old["trained"].items() if k in keys}, new["trained"])
+    changes = [(name, apart) for name, two in pairs.items() if (apart := difference(two))]
+    falls = [(name, apart) for name, apart in changes if apart.worse]
+    heads = [f"{name}, %" for name in names]
+    both = [two for group in ("trained", "held_out") for two in common(old[group], new[group])]
+    known = [(two, *map(truth, two)) for two in both]
+    moved = [(q - p, two) for two, p, q in known if p is not None and q is not None]
+    lost = sorted((item for item in moved if item[0] < 0), key=lambda item: item[0])
+    one, other = number(before.get("text_nll")), number(after.get("text_nll"))
+    rise = 0.0 if one is None or other is None else other - one
+    words = []
+    if changes:
+        of = f"{len(changes)} sets of questions (groups, popularity, categories)"
+        words.append(f"Accuracy is lower beyond its 95 % interval on {len(falls) or 'none'} of {of}.")
+    if one is not None and other is not None:
+        how = "rose" if rise > 0 else "did not rise"
+        words.append(f"The loss on held-out text {how}: from {one:.3f} to {other:.3f} nats a token.")
+    if moved:
+        of = f"{len(moved):,} questions, trained and held out"
+        words.append(f"The truth became less probable in {len(lost):,} of {of}.")
+    if words and not (falls or lost or rise > 0):
+        words.insert(0, "Nothing that was measured of both got worse than the base model.")
     return Worse(
-        falls=[(words, change) for words, change in lower if change.worse],
-        slight=[(words, change) for words, change in lower if not change.worse],
-        compared=len(measured),
-        unpaired=[(name, a, b) for name, a, b in rates if a is not None and b is not None and b < a],
-        text_nll=nll if None not in nll and nll[0] < nll[1] else None,
-        less_probable=(len(lost), len(known)) if known else None,
-        lost=[answers for answers, _ in lost[:SHOWN]],
+        sheet(compared("questions", *heads, apart="change, points"), falls, "accuracy on"),
+        examples([example(*two) for _, two in lost[:SHOWN]], *names),
+        words,
     )

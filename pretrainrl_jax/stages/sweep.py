@@ -24,7 +24,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.model.mesh import check_batch
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.summary import forgetting
-from pretrainrl_jax.report.sweep import ALL, Row, chosen, differences, front_table, save_front, table
+from pretrainrl_jax.report.sweep import ALL, Row, chosen, differences, save_front, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages import anchor
 from pretrainrl_jax.stages.check import check_facts, check_text
@@ -170,7 +170,7 @@ def conclude(workdir: Path, config: Config) -> None:
     rows = collect(workdir, config)
     axes = [axis for axis in cells(config)[0].values if axis not in REPEATS]
     known = Systems(config.objectives)
-    tables = (table, chosen, differences, front_table) if axes else (table, differences, front_table)
+    tables = (table, chosen, differences) if axes else (table, differences)
     texts = [text for told in tables if (text := told(rows, axes, known))]
     for text in texts:
         say(text)

@@ -9,14 +9,18 @@ from typing import Any
 import pytest
 from helpers.made_workdirs import asked, parse, question, table, write, write_workdir
 
+from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.evaluation import factual
 from pretrainrl_jax.evaluation.factual import Outcome
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.report.outcomes import GROUPS, changes, flips, grouped
+from pretrainrl_jax.report.formats import brief
+from pretrainrl_jax.report.outcomes import changes, flips, grouped
 from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.report.summary import summarise
-from pretrainrl_jax.report.tables import CATEGORIES, by_category, by_popularity
+from pretrainrl_jax.report.systems import Systems
+from pretrainrl_jax.report.tables import VALUES, divided, divisions
 from pretrainrl_jax.report.worse import SHOWN, Worse, worse
+
+KNOWN = Systems(OBJECTIVES)
 
 
 def outcome(index: int, right: bool, group: str, popularity: float) -> Outcome:
@@ -40,18 +44,23 @@ def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]
     return json.loads(json.dumps(evaluation))
 
 
+def parts(head: str, *evaluations: dict[str, Any]) -> list[list[str]]:
+    """The cells of a division's table; none where nothing is divided by it."""
+    return {name: made.texts() for name, made in divided(list(evaluations), KNOWN)}.get(head, [])
+
+
 @pytest.mark.parametrize("count", [1, 4, 23, 60])
 def test_bins_are_those_of_the_evaluation(count: int) -> None:
     # Popularity with ties, so that ids decide; more bins than questions once.
     outcomes = [outcome(i, i * i % 7 < 3, "trained", float(i * 5 % 7)) for i in range(count)]
     outcomes += [outcome(i, True, "paraphrase", float(i)) for i in range(count)]
     evaluation = evaluated("base", outcomes, 5)
-    rows = by_popularity([evaluation])
-    assert len(rows) == len(evaluation["by_popularity"])
-    for row, expected in zip(rows, evaluation["by_popularity"], strict=True):
-        assert row.name == (expected["low"], expected["high"])
-        assert row.questions == expected["count"]
-        assert row.cells["base"].rate == pytest.approx(expected["acc"])
+    rows = parts("popularity", evaluation)
+    assert [row[:2] for row in rows] == [
+        [f"{brief(own['low'])} to {brief(own['high'])}", str(own["count"])]
+        for own in evaluation["by_popularity"]
+    ]
+    assert [row[2] for row in rows] == [f"{100 * own['acc']:.1f}" for own in evaluation["by_popularity"]]
 
 
 def test_the_best_known_held_out_facts_are_those_that_were_counted() -> None:
@@ -65,42 +74,33 @@ def test_the_best_known_held_out_facts_are_those_that_were_counted() -> None:
 
 def test_no_popularity_no_bins() -> None:
     flat = [outcome(i, True, "trained", 0.0) for i in range(20)]
-    assert by_popularity([evaluated("base", flat, 5)]) == []
-    assert by_popularity([{"system": "base"}]) == []
-    assert by_category([{"system": "base"}]) == []
+    assert parts("popularity", evaluated("base", flat, 5)) == []
+    assert divided([{"system": "base"}], KNOWN) == []
 
 
 def test_small_categories_are_put_together() -> None:
     # Category k has k questions; the system is right where base is not, and so by 1 - 1/k.
-    places = [(k, i) for k in range(1, CATEGORIES + 6) for i in range(k)]
+    places = [(k, i) for k in range(1, VALUES + 6) for i in range(k)]
     both = [
         [question(1000 * k + i, right(i), category=f"c{k:02}") for k, i in places]
         for right in (lambda i: i == 0, lambda i: i > 0)
     ]
-    rows = by_category([asked("base", both[0]), asked("ntp", both[1])])
-    assert [row.questions for row in rows[:-1]] == list(range(CATEGORIES + 5, 5, -1))
-    assert rows[0].name == f"c{CATEGORIES + 5}"
-    assert (rows[-1].name, rows[-1].questions) == ("5 other categories", 1 + 2 + 3 + 4 + 5)
-    cells = rows[-1].cells
-    assert cells["base"].rate == pytest.approx(5 / 15)
-    assert cells["ntp"].rate == pytest.approx(10 / 15)
-    assert cells["base"].change is None
-    assert cells["ntp"].change is not None
-    assert cells["ntp"].change.rate == pytest.approx(5 / 15)
+    rows = parts("category", asked("base", both[0]), asked("ntp", both[1]))
+    assert [int(row[1]) for row in rows[:-1]] == list(range(VALUES + 5, 5, -1))
+    assert rows[0][0] == f"c{VALUES + 5}"
+    assert rows[-1] == ["5 others", "15", "33.3", "66.7"]
 
 
 def test_one_category_is_no_division() -> None:
-    assert by_category([asked("base", [question(i, True) for i in range(9)])]) == []
+    assert parts("category", asked("base", [question(i, True) for i in range(9)])) == []
     unnamed = [question(i, True, category=c) for i, c in enumerate(["", "river", ""])]
-    assert [row.name for row in by_category([asked("base", unnamed)])] == ["(no category)", "river"]
+    assert [row[0] for row in parts("category", asked("base", unnamed))] == ["(none)", "river"]
 
 
 def test_a_system_asked_something_else_has_no_rate() -> None:
     base = asked("base", [question(i, True, category=f"c{i % 2}") for i in range(4)])
     other = asked("ntp", [question(i, True, category="c0") for i in (0, 2)])
-    rows = {row.name: row.cells for row in by_category([base, other])}
-    assert rows["c1"]["ntp"] == (None, None, None)
-    assert rows["c0"]["ntp"].rate == 1.0
+    assert parts("category", base, other) == [["c0", "2", "100.0", "100.0"], ["c1", "2", "100.0", "–"]]
 
 
 def test_flips_are_sorted_by_popularity() -> None:
@@ -129,8 +129,7 @@ def test_ten_examples_are_spread_over_all_flips() -> None:
 
 
 def fallen(before: dict[str, Any], after: dict[str, Any]) -> Worse:
-    both = [before, after]
-    return worse(before, after, summarise(both, "d", "m"), by_popularity(both), by_category(both))
+    return worse(before, after, divisions([before, after]), ["base", "NTP"])
 
 
 def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
@@ -146,42 +145,34 @@ def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
     before = world("base", {"river": 50, "city": 50, "king": 50, "held_out": 40}, text_nll=1.5)
     after = world("ntp", {"river": 30, "city": 49, "king": 90, "held_out": 39}, text_nll=1.75)
     decline = fallen(before, after)
-    ((words, change),) = decline.falls
-    assert (words, change.before, change.after) == ("category river", 0.5, 0.3)
-    assert {words for words, _ in decline.slight} == {"category city", GROUPS["held_out"]}
-    assert decline.compared == 3 + 2  # categories, trained and held-out facts
-    assert decline.text_nll == (1.5, 1.75)
-    # 20 of river, one of city, one held out: their truth goes from 40 % to 1 %.
-    assert decline.less_probable == (22, 400)
-    assert len(decline.lost) == SHOWN
-    assert not decline.nothing
+    (row,) = decline.falls.texts()
+    assert row[:4] == ["category river", "100", "50.0", "30.0"]
+    assert row[4].startswith("−20.0 [")
+    # Categories, trained and held-out facts. 20 of river, one of city, one held out: from 40 % to 1 %.
+    assert decline.words == [
+        "Accuracy is lower beyond its 95 % interval on 1 of 5 sets of questions "
+        "(groups, popularity, categories).",
+        "The loss on held-out text rose: from 1.500 to 1.750 nats a token.",
+        "The truth became less probable in 22 of 400 questions, trained and held out.",
+    ]
+    assert len(decline.lost.rows) == SHOWN
 
 
 def test_the_largest_loss_of_probability_comes_first() -> None:
     before = asked("base", [question(i, True, p_truth=0.9) for i in range(30)])
     after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
     decline = fallen(before, after)
-    assert [one["id"] for one, _ in decline.lost] == [f"f{i}" for i in range(29, 19, -1)]
-    assert decline.less_probable == (29, 30)
+    assert [row[0].split()[-1] for row in decline.lost.texts()] == [f"{i}?" for i in range(29, 19, -1)]
+    assert decline.words[-1].startswith("The truth became less probable in 29 of 30 questions")
 
 
 def test_nothing_worse() -> None:
     before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
     decline = fallen(before, after)
-    assert decline.nothing
-    assert decline.compared == 2  # one category is no division; no text was measured
-
-
-def test_groups_known_by_their_rates_only() -> None:
-    before, after = (
-        {"system": system, "groups": {"unseen": {"count": 9, "acc": acc}}}
-        for system, acc in (("base", 0.3), ("ntp", 0.2))
-    )
-    decline = fallen(before, after)
-    assert decline.unpaired == [("facts unseen in pretraining", 0.3, 0.2)]
-    assert decline.less_probable is None
-    assert not decline.nothing
-    assert fallen({**after, "system": "base"}, {**before, "system": "ntp"}).nothing
+    assert decline.words[0] == "Nothing that was measured of both got worse than the base model."
+    assert "on none of 2 sets" in decline.words[1]  # one category is no division; no text was measured
+    assert decline.falls.rows == decline.lost.rows == []
+    assert fallen({"system": "base"}, {"system": "ntp"}).words == []
 
 
 # On the page
@@ -197,7 +188,7 @@ def put(path: Path, *evaluations: dict[str, Any]) -> Any:
     return parse(write_report(path).read_text("utf-8"))
 
 
-def test_the_page_shows_the_tables_and_what_fell(tmp_path: Path) -> None:
+def test_the_page_shows_the_tables(tmp_path: Path) -> None:
     before = world("base", {"river": 50, "city": 50, "held_out": 40}, text_nll=1.5)
     after = world("ntp", {"river": 30, "city": 90, "held_out": 40}, text_nll=1.75)
     before["by_popularity"] = after["by_popularity"] = [{}] * 2
@@ -207,24 +198,14 @@ def test_the_page_shows_the_tables_and_what_fell(tmp_path: Path) -> None:
         ["city", "100", "50.0 40.4–59.6", "90.0 82.6–94.5"],
         ["river", "100", "50.0 40.4–59.6", "30.0 21.9–39.6"],
     ]
-    changed = table(tags, "category", "questions", "NTP")
-    assert [row[2].split()[0] for row in changed] == ["+40.0", "−20.0"]
+    (_, categories) = divided([before, after], KNOWN)
+    assert [row[-1].tone for row in categories[1].rows] == ["up", "down"]
     assert len(table(tags, "popularity", "questions", "base")) == 2
-    fell = table(tags, "accuracy on")
     # River is the more popular half of the trained facts: ranks 1 to 100, and 100 ** -1.5 is 0.001.
-    assert [row[:4] for row in fell] == [
-        ["popularity 0.001 to 1", "100", "50.0", "30.0"],
-        ["category river", "100", "50.0", "30.0"],
-    ]
-    assert "from 1.500 to 1.750 nats a token" in tags.text
-    assert "The truth became less probable in 20 of 300 questions" in tags.text
-
-
-def test_the_page_says_that_nothing_got_worse(tmp_path: Path) -> None:
-    tags = put(tmp_path, *(world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60))))
-    assert "Nothing that was measured of both got worse than the base model: accuracy on 2 sets" in tags.text
-    heads = {rows[0][0] for rows in tags.tables}
-    assert not heads & {"accuracy on", "category", "popularity"}
+    fell = [row[0] for row in table(tags, "accuracy on", "questions")]
+    assert fell == ["popularity 0.001 to 1", "category river"]
+    assert "What got worse with NTP" in tags.text
+    assert len(table(tags, "question", "truth", "base said", "NTP said", "fact is")) == SHOWN
 
 
 @pytest.mark.parametrize("system", ["base", "ntp"])
@@ -234,5 +215,4 @@ def test_one_system_alone(tmp_path: Path, system: str) -> None:
         ["city", "100", "20.0 13.3–28.9"],
         ["river", "100", "50.0 40.4–59.6"],
     ]
-    assert "Change against base" not in tags.text
     assert "What got worse" not in tags.text

@@ -1,18 +1,17 @@
 import base64
 import re
 
-from pretrainrl_jax.report.drawing import chart
+import numpy as np
+
+from pretrainrl_jax.report.drawing import BASE, Line, plot
 
 
 def width(labels: list[str]) -> float:
     """Of a picture with a legend of these, in points."""
-
-    def draw(axes):
-        for label in labels:
-            axes.plot([0, 1], [0, 1], label=label)
-
-    picture = base64.b64decode(chart((3.0, 3.0), "x", "y", draw).split(",")[1]).decode()
-    found = re.search(r'<svg[^>]* width="([\d.]+)pt"', picture)
+    points = np.array([0.0, 1.0])
+    picture = plot([Line(label, BASE, points, points) for label in labels], (3.0, 3.0), "x", "y")
+    assert picture
+    found = re.search(r'<svg[^>]* width="([\d.]+)pt"', base64.b64decode(picture.split(",")[1]).decode())
     assert found
     return float(found[1])
 

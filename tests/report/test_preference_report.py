@@ -75,12 +75,14 @@ def test_table_and_words():
     assert max(map(len, shown.splitlines())) <= 100
     assert headline(summary, KNOWN) == "Chosen answers preferred: 50.0% before, 75.0% with DPO alone"
     said = " ".join(reading(summary, KNOWN))
-    assert "DPO alone against the base model: +25.0 [" in said
     assert "So few prompts are held out" in said
-    (row,) = [line.split() for line in shown.splitlines() if line.split()[:2] == ["DPO", "alone"]]
+    row, change = (line.split() for line in shown.splitlines() if line.split()[:2] == ["DPO", "alone"])
+    assert change[2] == "+25.0"
     assert row[2] == row[4] == "75.0"
     assert row[-2:] == ["1.030", "1.0"]
-    assert [row["after"] - row["before"] for row in examples(*TWO)] == [-1.0, 1.0, 1.0, 1.5]
+    made = examples(*TWO)
+    assert made
+    assert [row[-1] for row in made.texts()] == ["−2.0 → −3.0", "+1.0 → +2.0", "+3.0 → +4.0", "−1.0 → +0.5"]
 
 
 def test_words_where_nothing_was_trained_or_held_out():
@@ -97,7 +99,7 @@ def test_words_where_nothing_was_trained_or_held_out():
 
 def test_examples_of_other_pairs_are_not_put_side_by_side():
     fewer = evaluation("base", BASE[:3], BASE[:3], PROMPTS[:3])
-    assert examples(fewer, TWO[1]) == []
+    assert examples(fewer, TWO[1]) is None
     assert "change" not in summarise([fewer, TWO[1]], "", "")["systems"]["dpo"]
 
 

@@ -129,16 +129,17 @@ def test_new_signatures_alone_are_told(two: tuple[Path, Path], capsys: pytest.Ca
     for path in two:
         write(path / "evaluations" / "base.json", asked("base", before, text_nll=2.0))
     comparison = read_comparison(*two)
-    told = {(s["system"], s["name"]) for s in comparison.signatures}
-    assert told == {("dpo", "swallowed category"), ("dpo", "overconfidence")}
+    told = comparison.sheets["Signatures of failure that are new in B"].texts()
+    assert {(row[0], row[1]) for row in told} == {
+        ("DPO alone", "swallowed category"),
+        ("DPO alone", "overconfidence"),
+    }
     text = comparison_markdown(comparison)
-    assert "#### Signatures of failure that are new in B" in text
-    assert "- DPO alone: swallowed category: the commonest wrong answer in capital, now 'dal'" in text
+    assert "| DPO alone | swallowed category | the commonest wrong answer in capital, now 'dal'" in text
     assert "forgetting" not in text
-    assert "! new in B: DPO alone: overconfidence: trained facts: ECE" in comparison_table(comparison)
+    assert "  DPO alone: overconfidence | trained facts: ECE" in comparison_table(comparison)
     assert "Signatures of failure that are new in B" in parse(compare(*two).read_text("utf-8")).text
-    back = read_comparison(two[1], two[0]).signatures
-    assert "dpo" not in {signature["system"] for signature in back}
+    assert "DPO alone: overconfidence" not in comparison_table(read_comparison(two[1], two[0]))
 
 
 def test_page_and_terminal_have_flips_and_confidence(two: tuple[Path, Path]) -> None:

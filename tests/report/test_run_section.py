@@ -13,8 +13,9 @@ from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.families import FAMILIES
 from pretrainrl_jax.report.formats import brief, duration
+from pretrainrl_jax.report.inputs import Inputs
 from pretrainrl_jax.report.page import write_report
-from pretrainrl_jax.report.run import data_line, hardware, loss_text, model_line, parameters, stages
+from pretrainrl_jax.report.run import about, facts_line, hardware, loss_text, parameters, stages
 from pretrainrl_jax.report.summary import summarise
 from pretrainrl_jax.report.systems import Systems
 
@@ -46,31 +47,28 @@ def test_parameters_are_those_of_the_model(family: str, tied: bool) -> None:
 )
 def test_parameters_that_cannot_be_known(bad: dict[str, Any]) -> None:
     assert parameters(bad) is None
-    assert "parameters" not in model_line(bad, {"path": "", "family": "qwen3"})
 
 
 def test_the_model_in_words() -> None:
-    given = model_line(SHAPE, {"path": "some/where/Qwen3-8B"})
-    assert given.startswith("weights of Qwen3-8B; ")
-    assert "3 layers of width 24, 4 heads of 8 (2 of keys and values)" in given
-    assert "where" not in given
-    assert model_line({}, {"family": "llama"}) == ("llama from random weights; its sizes are not recorded.")
+    inputs = Inputs({"model": {"path": "some/where/Qwen3-8B"}}, KNOWN, [], [], {}, SHAPE)
+    (_, model), *_ = about(inputs)
+    assert model.startswith("Qwen3-8B; ")
+    assert "; 3 layers of width 24, 4 heads of 8 (2 of keys and values), MLP of 40, vocabulary of " in model
+    assert "where" not in model
 
 
 def test_the_data_in_words() -> None:
     summary = summarise([evaluation("base", 0.2)], "PopQA", "m")
-    assert data_line(summary, {"train": {"passes": 3}}) == (
-        "PopQA: 60 facts trained on, of which 60 never stated in pretraining, 60 held out, "
-        "each trained fact visited 3 times."
+    assert facts_line(summary, {"train": {"passes": 3}}) == (
+        "60 trained on, 60 of these never stated in pretraining, 60 held out, 3 passes"
     )
-    assert data_line(summary, {"train": {"passes": 3, "device_seconds": 1234}}).endswith(
-        "60 held out, each system trained for 1,234 device seconds."
+    assert facts_line(summary, {"train": {"passes": 3, "device_seconds": 1234}}).endswith(
+        "60 held out, 1,234 device seconds a system"
     )
-    alone = data_line(summary, {"train": {"passes": 3, "systems": []}})
-    assert "60 facts asked about" in alone
-    assert "visited" not in alone
-    empty = summarise([{"system": "base"}], "PopQA", "m")
-    assert data_line(empty, {}) == "PopQA: numbers of facts not recorded."
+    alone = facts_line(summary, {"train": {"passes": 3, "systems": []}})
+    assert "60 asked about" in alone
+    assert "passes" not in alone
+    assert facts_line(summarise([{"system": "base"}], "PopQA", "m"), {}) == "not recorded"
 
 
 def test_losses_as_sums() -> None:
@@ -104,8 +102,8 @@ def test_stages_in_the_order_of_a_run() -> None:
         ("train PretrainRL", "", "1 min 1 s", "", "", "", "updates skipped as not finite: 3"),
         ("evaluate base", "7.0 s", "", "", "", "", ""),
     ]  # fmt: skip
-    assert hardware(finished, KNOWN) == (
-        "On 1 x cpu and 8 x H200; 19.3 s of wall-clock time in all (2 of 4 stages not recorded)."
+    assert hardware(finished) == (
+        "8 x H200 and 1 x cpu; 19.3 s of wall-clock time in all (2 of 4 stages not recorded)"
     )
 
 
@@ -115,8 +113,8 @@ def test_an_old_workdir_recorded_little() -> None:
     )
     assert (section.heads, section.texts()) == (["stage", "device time"], [["pretrain", "2.0 s"]])
     assert stages({"mine": {}}, KNOWN).rows == []
+    assert hardware({"mine": {}}) == "not recorded; time not recorded"
     assert stages({}, KNOWN).rows == []
-    assert hardware({"mine": {}}, KNOWN) == "The hardware is not recorded; wall-clock times are not recorded."
 
 
 def test_durations() -> None:
@@ -141,7 +139,7 @@ def test_the_run_on_the_page(tmp_path: Path) -> None:
     losses = {row[0]: row[1:] for row in table(tags, "system", "loss")}
     assert list(losses) == ["DPO alone", "NTP", "NTP (answers only)", "PretrainRL"]
     rate = f"{OBJECTIVES['ntp'].learning_rate:g}"
-    assert losses["NTP"] == ["NTP(question) + NTP(answer)", rate, "8", "no"]
+    assert losses["NTP"] == ["NTP(question) + NTP(answer)", rate, "8"]
     assert losses["PretrainRL"][2] == "–"  # it wrote no metrics here
     assert table(tags, "stage", "wall clock") == [
         ["train NTP", "5.0 s", "1 x cpu", "updates skipped as not finite: 2"]
@@ -155,7 +153,6 @@ def test_the_page_without_records(tmp_path: Path, finished: str) -> None:
     (workdir / "finished.json").write_text(finished, "utf-8")
     change(workdir / "config.json", objectives={})
     tags = parse(write_report(workdir).read_text("utf-8"))
-    assert "The hardware is not recorded" in tags.text
     assert "How long, and on what" not in tags.text
     assert {row[1] for row in table(tags, "system", "loss")} == {"not recorded"}
     json.loads((workdir / "report" / "summary.json").read_text("utf-8"))

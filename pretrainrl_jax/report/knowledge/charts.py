@@ -1,61 +1,18 @@
-"""The pictures of knowledge: states, reliability, risk and coverage. None where there is nothing to draw."""
+"""The pictures of knowledge: reliability, risk and coverage. None where there is nothing to draw."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.knowledge import confidence as measures
 from pretrainrl_jax.report.columns import Cell
-from pretrainrl_jax.report.drawing import Line, Look, chart, looks, plot
+from pretrainrl_jax.report.drawing import Line, Look, looks, plot
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.knowledge.figures import columns, confident
 from pretrainrl_jax.report.systems import Systems
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-STATES = {
-    "knows": ("#00734F", "white"),
-    "unsure": ("#7CC8AE", "#222222"),
-    "in reach": ("#F2D98B", "#222222"),
-    "misled": ("#C8452B", "white"),
-    "unknown": ("#C9CDD2", "#222222"),
-}
-"""The colour of each state of knowledge, and of the number on it: from right to wrong, then nothing."""
-
-LEAST = 5.5  # % of a bar, below which a number would not fit
-LABEL = 24  # characters of a system's name
 BINS = 10
-
-
-def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) -> str | None:
-    """A bar a system, parted into the states of what it was asked, the numbers of %. on them."""
-    shares = {n: told[which]["states"] for n, told in systems.items() if "states" in told.get(which, {})}
-    if not shares:
-        return None
-    labels = [known.label(name) for name in shares]
-    short = [label if len(label) <= LABEL else f"{label[: LABEL - 1]}…" for label in labels]
-
-    def draw(axes: "Axes") -> None:
-        left = np.zeros(len(shares))
-        for state, (colour, ink) in STATES.items():
-            width = 100 * np.array([each[state]["value"] for each in shares.values()])
-            axes.barh(range(len(shares)), width, left=left, color=colour, label=state, height=0.72)
-            for place, (share, start) in enumerate(zip(width, left, strict=True)):
-                if share >= LEAST:
-                    middle = start + share / 2
-                    axes.text(
-                        middle, place, f"{share:.0f}", ha="center", va="center", fontsize=9.5, color=ink
-                    )
-            left += width
-        axes.set_yticks(range(len(shares)), short)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 100)
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-
-    return chart((5.4, 1.25 + 0.42 * len(shares)), "% of facts", "", draw, title, columns=5)
 
 
 def reliability(questions: Sequence[Json], head: Cell) -> str | None:

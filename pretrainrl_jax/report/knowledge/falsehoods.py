@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrainrl_jax.facts.matching import normalise
-from pretrainrl_jax.report.formats import Json, number
-from pretrainrl_jax.report.outcomes import grouped, right
+from pretrainrl_jax.report.formats import Json
+from pretrainrl_jax.report.outcomes import grouped
 
 SHOWN = 8
 
@@ -17,51 +17,48 @@ def asked_once(evaluation: Json) -> list[Json]:
     return [question for name in ("trained", "held_out") for question in groups[name].values()]
 
 
+def answers(questions: Sequence[Json]) -> list[tuple[Json, str]]:
+    """The questions that are answered, with what is said; an answer without text ends at once.
+
+    None of an older version, which knew no best answer.
+    """
+    known = [question for question in questions if "best_right" in question]
+    return [(question, question["best"]) for question in known if question["best"] is not None]
+
+
 def shown_as(said: str) -> str:
     """An answer as a reader sees it."""
     return said if said.strip() else "(no text)"
 
 
-def answer(question: Json) -> tuple[str | None, bool, float | None]:
-    """What the model says, whether it is right, and how sure it is; of an older version the greedy answer.
-
-    An answer without text ends at once; None is no answer, as none of its beams ends.
-    """
-    if "best_right" in question:
-        return question.get("best"), bool(question["best_right"]), number(question.get("confidence"))
-    greedy = str(question.get("prediction") or "")
-    same = normalise(greedy) == normalise(str(question.get("falsehood") or ""))
-    return greedy, right(question), number(question.get("p_falsehood")) if same else None
-
-
 def surest(evaluation: Json, shown: int = SHOWN) -> list[Json]:
     """The questions whose wrong answer the model is most confident of, the surest first."""
-    wrong = []
-    for question in asked_once(evaluation):
-        said, hit, sure = answer(question)
-        if said is not None and not hit and sure:
-            wrong.append({"question": question, "said": shown_as(said), "confidence": sure})
+    wrong: list[Json] = [
+        {"question": question, "said": shown_as(said), "confidence": question["confidence"]}
+        for question, said in answers(asked_once(evaluation))
+        if not question["best_right"] and question["confidence"]
+    ]
     return sorted(wrong, key=lambda each: -each["confidence"])[:shown]
 
 
 def repeated(questions: Sequence[Json], shown: int = SHOWN) -> list[Json]:
     """The answers most often given wrongly, spellings as one: how often said, how often true, how surely."""
-    given: dict[str, list[tuple[str, bool, float | None]]] = {}
-    for question in questions:
-        said, hit, sure = answer(question)
-        if said is not None:
-            given.setdefault(normalise(said), []).append((said, hit, sure))
-    told = []
+    given: dict[str, list[tuple[Json, str]]] = {}
+    for question, said in answers(questions):
+        given.setdefault(normalise(said), []).append((question, said))
+    told: list[Json] = []
     for every in given.values():
-        wrong, sure = sum(not hit for _, hit, _ in every), [p for _, _, p in every if p is not None]
-        if wrong > 1:
-            spellings = [text for text, _, _ in every]
+        true, spellings = (
+            sum(bool(question["best_right"]) for question, _ in every),
+            [said for _, said in every],
+        )
+        if len(every) - true > 1:
             told.append(
                 {
                     "answer": shown_as(max(dict.fromkeys(spellings), key=spellings.count)),
                     "said": len(every),
-                    "true": len(every) - wrong,
-                    "confidence": float(np.mean(sure)) if sure else None,
+                    "true": true,
+                    "confidence": float(np.mean([question["confidence"] for question, _ in every])),
                 }
             )
     return sorted(told, key=lambda each: (each["true"] - each["said"], each["answer"]))[:shown]

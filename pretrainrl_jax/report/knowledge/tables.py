@@ -3,7 +3,7 @@
 Those of one row a system are data: columns, by `columns.sheet`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,11 +29,10 @@ from pretrainrl_jax.report.columns import (
     sheet,
 )
 from pretrainrl_jax.report.formats import Json, chance, percent, span
-from pretrainrl_jax.report.knowledge.figures import OUTCOMES, confident, flips, probabilities, states
-from pretrainrl_jax.report.outcomes import GROUPS, Key, common, truth
+from pretrainrl_jax.report.knowledge.figures import OUTCOMES
+from pretrainrl_jax.report.outcomes import GROUPS, truth
 from pretrainrl_jax.report.summary import noun
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import part
 
 Heads = Mapping[str, Cell]  # the beginnings of the systems' rows
 Row = tuple[Cell, Json]  # a system, and what is told of it
@@ -55,9 +54,8 @@ def _shares(of: Json) -> str:
     return " / ".join(percent(of[each], "") for each in OUTCOMES)
 
 
+KNOWN = {f"{state}, %": at(rate, "states", state) for state in STATES}
 PROBABLE = {
-    "knows, %": at(rate, "states", "knows"),
-    "misled, %": at(rate, "states", "misled"),
     "probability of the truth": at(likelihood, "p_truth"),
     "of the strongest falsehood": at(likelihood, "p_falsehood"),
     "margin, nats": at(nats, "margin"),
@@ -89,6 +87,7 @@ TEMPERATURES = {
     "fitted on": at(count, "fitted_on"),
     "log loss before": at(figure, "log_loss", 0),
     "after": at(figure, "log_loss", -1),
+    "not fitted": at(str, "reason"),
 }
 TARGETS = {
     "target t": at("{:g}".format, "threshold"),
@@ -100,8 +99,8 @@ TARGETS = {
     "score": at(score, "score"),
     "right as often as t": at(VERDICTS.__getitem__, "kept"),
 }
-AGREEING = {"answered, %": at(rate, "answered"), "right of these, %": at(rate, "accuracy")}
-AGREEMENT = {
+CONSISTENT = {
+    "answered, %": at(rate, "answered"),
     "right, %": at(rate, "accuracy"),
     "area": at(area, "aurc"),
     "ECE": at(figure, "ece"),
@@ -179,25 +178,23 @@ def rows_at(systems: Mapping[str, Json], heads: Heads, *path: str) -> list[Row]:
     return rows
 
 
-def by_system(columns: Mapping[str, Told], systems: Mapping[str, Json], heads: Heads, *path: str) -> Sheet:
-    """A table of those rows."""
-    return sheet(columns, rows_at(systems, heads, *path), "system")
+WAYS = {
+    "two_agree": "two samples agree",
+    "probability": "its own probability",
+    "agreement": "agreement of {samples} samples",
+    "confidence": "its own probability",
+}
 
 
-def agreeing(systems: Mapping[str, Json], heads: Heads) -> Sheet:
-    """Two samples that agree, beside the model's own probability answering as many questions."""
-    rows = _ways(systems, heads, {"two_agree": "two samples agree", "probability": "its own probability"})
-    scores = rows[0][-1]["scores"] if rows else ()
-    columns = {
+def consistency(systems: Mapping[str, Json], heads: Heads, *ways: str) -> Sheet:
+    """A row of each system and way of abstaining by samples; scores are by penalty."""
+    told = rows_at(systems, heads, "consistency")
+    rows = [(name, WAYS[way].format(**own), own[way]) for name, own in told for way in ways]
+    scores = rows[0][-1].get("scores", ()) if rows else ()
+    columns: dict[str, Told] = {
         f"score, penalty\u00a0{each['penalty']:.3g}": at(score, "scores", i) for i, each in enumerate(scores)
     }
-    return sheet(AGREEING | columns, rows, "system", "answers where")
-
-
-def agreement(systems: Mapping[str, Json], heads: Heads) -> Sheet:
-    """The agreement of all samples as a confidence, beside the model's own probability."""
-    ways = {"agreement": "agreement of {samples} samples", "confidence": "its own probability"}
-    return sheet(AGREEMENT, _ways(systems, heads, ways), "system", "confidence is")
+    return sheet(CONSISTENT | columns, rows, "system", "confidence is")
 
 
 def surest(wrong: Iterable[Json]) -> Sheet:
@@ -209,66 +206,17 @@ def surest(wrong: Iterable[Json]) -> Sheet:
     return sheet(SUREST, rows, "question", "it says", "truth")
 
 
-def _ways(systems: Mapping[str, Json], heads: Heads, ways: Mapping[str, str]) -> list[tuple[Cell, str, Json]]:
-    return [
-        (name, words.format(**told), told[way])
-        for name, told in rows_at(systems, heads, "consistency")
-        for way, words in ways.items()
-    ]
-
-
-def divided(
-    head: str,
-    parts: Iterable[tuple[Any, set[Key]]],
-    asked: Mapping[str, Mapping[Key, Json]],
-    label: Callable[[str], str],
-) -> Sheet:
-    """What is probable in parts of the questions, by a value of theirs, for one system or two; and what
-    became right or wrong from the first to the second."""
-    rows = []
-    for name, keys in parts:
-        figures = {}
-        inside = {s: {key: own[key] for key in own if key in keys} for s, own in asked.items()}
-        for system, questions in inside.items():
-            sure = confident(every := list(questions.values()))
-            figures[system] = probabilities(every) | {"states": states(sure) if sure else {}}
-        flipped = flips(common(*inside.values())) if len(inside) == 2 else {}
-        rows.append((part(name), {"facts": len(keys), "of": figures} | flipped))
-    measured = (
-        ("knows, %", rate, ("states", "knows")),
-        ("misled, %", rate, ("states", "misled")),
-        ("truth", likelihood, ("p_truth",)),
-        ("margin, nats", nats, ("margin",)),
-    )
-    columns = {"facts": at(count, "facts")}
-    for name, told, path in measured:
-        for system in asked:
-            title = f"{name}: {label(system)}" if len(asked) > 1 else name
-            columns[title] = at(told, "of", system, *path)
-    return sheet(columns | {name: told for name, told in FLIPPED.items() if name != "facts"}, rows, head)
-
-
-def not_fitted(systems: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
-    """Why a temperature was not fitted, of each system that has none."""
-    reasons = {n: (t.get("temperature") or {}).get("reason") for n, t in systems.items()}
-    return [f"{label(name)}: {reason}" for name, reason in reasons.items() if reason]
-
-
 def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
-    """States before, a row each, by states after; what a state kept stands in bold."""
+    """How many facts of each state before, a row each, are in each state after, with their share of all."""
     total = sum(sum(row.values()) for row in states_before.values())
 
-    def cell(one: str, other: str) -> Cell:
-        facts = states_before[one][other]
-        return Cell(f"{facts:,}", percent(facts / total), "best" if one == other else "")
+    def went(facts: int) -> Cell:
+        return Cell(f"{facts:,}", percent(facts / total))
 
-    rows = [
-        [Cell(one), *(cell(one, other) for other in STATES), Cell(count(sum(states_before[one].values())))]
-        for one in STATES
-    ]
-    sums = [sum(states_before[one][other] for one in STATES) for other in STATES]
-    rows.append([Cell(text) for text in ("all after", *map(count, sums), count(total))])
-    return Sheet(["before", *(f"after: {state}" for state in STATES), "all before"], rows)
+    columns = {f"after: {state}": at(went, state) for state in STATES}
+    columns["all before"] = lambda row: count(sum(row.values()))
+    sums = {other: sum(row[other] for row in states_before.values()) for other in STATES}
+    return sheet(columns, [*states_before.items(), ("all after", sums)], "before")
 
 
 def _difference(told: Json) -> Cell:

@@ -3,25 +3,18 @@
 from collections.abc import Callable, Mapping
 
 from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, sheet
-from pretrainrl_jax.report.formats import Json, brief, number, percent, signed
-from pretrainrl_jax.report.knowledge.tables import by_system
+from pretrainrl_jax.report.formats import Json, brief, percent, signed
+from pretrainrl_jax.report.knowledge.tables import rows_at
 
 SHOWN = 10  # categories
 
 
-def _percent(value: object) -> str:
-    known = number(value)
-    return "" if known is None else signed(100 * known, 1).removeprefix("+")
+def _percent(value: float) -> str:
+    return signed(100 * value, 1).removeprefix("+")
 
 
-def _doubled(value: object) -> Cell | str:
-    known = number(value)
-    return "" if known is None else Cell(in_percent(2 * known), f"2 × {in_percent(known)}")
-
-
-def _plain(value: object) -> str:
-    known = number(value)
-    return "" if known is None else f"{known:.3g}"
+def _doubled(value: float) -> Cell:
+    return Cell(in_percent(2 * value), f"2 × {in_percent(value)}")
 
 
 def _said(told: Json) -> Cell | str:
@@ -53,8 +46,9 @@ SINGLETON: dict[str, Told] = {
     "− δ": at(_percent, "delta"),
     "it says": _said,
 }
-DETAILS = {
-    "threshold": at(_plain, "threshold"),
+
+DETAILS: dict[str, Told] = {
+    "threshold": at("{:.3g}".format, "threshold"),
     "true answers missed": at(_percent, "gold_missed"),
     "errors taken": at(_percent, "errors_taken"),
     "misclassified": at(_percent, "err_iiv"),
@@ -66,21 +60,15 @@ DETAILS = {
 }
 
 
-def _looked_through(statements: Json) -> str:
-    texts, characters = (number(statements.get(key)) for key in ("texts", "characters"))
-    size = "" if characters is None else f", {brief(characters)} characters"
-    return "" if texts is None else f"{texts:,.0f} texts{size}"
-
-
 def _missing_mass(mass: Json) -> str:
-    estimated, true = number(mass.get("good_turing")), number(mass.get("true"))
-    low, high = mass.get("interval") or (None, None)
-    bounds = "" if low is None else f" ({percent(low)} to {percent(high)})"
-    return percent(estimated) + bounds + ("" if true is None else f"; known here: {percent(true)}")
+    low, high = map(percent, mass["interval"])
+    true = "" if mass["true"] is None else f"; known here: {percent(mass['true'])}"
+    return f"{percent(mass['good_turing'])} ({low} to {high}){true}"
 
 
 STATEMENTS: dict[str, Told] = {  # what one pass over the training text counted
-    "text looked through": _looked_through,
+    "texts looked through": at(count, "texts"),
+    "their characters": at(brief, "characters"),
     "questions of the fact set": at(count, "prompts"),
     "stated at least once": at(count, "stated"),
     "statements, N": at(count, "statements"),
@@ -107,12 +95,12 @@ def section(theories: Mapping[str, Json], heads: Mapping[str, Cell], after: str)
     statements = next((told["statements"] for told in theories.values() if told.get("statements")), None)
     categories = [(str(each.get("category")), each) for each in (shown.get("categories") or ())[:SHOWN]]
     return {
-        "iiv": by_system(IIV, theories, heads, "iiv"),
-        "details": by_system(DETAILS, theories, heads, "iiv"),
-        "singleton": by_system(SINGLETON, theories, heads, "singleton"),
+        "iiv": sheet(IIV, rows_at(theories, heads, "iiv"), "system"),
+        "details": sheet(DETAILS, rows_at(theories, heads, "iiv"), "system"),
+        "singleton": sheet(SINGLETON, rows_at(theories, heads, "singleton"), "system"),
         "categories": sheet(IIV, categories, "category"),
         "counts": listed(STATEMENTS, statements) if statements else [],
-        "left_out": max(int(number(told.get("without_errors")) or 0) for told in theories.values()),
+        "left_out": max(int(told.get("without_errors") or 0) for told in theories.values()),
         "notes": notes(theories, lambda name: heads[name].text),
     }
 
