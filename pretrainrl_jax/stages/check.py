@@ -1,6 +1,5 @@
 """What is checked of a command's inputs before JAX is imported."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -149,32 +148,7 @@ def check_model_at(path: str | Path, option: str) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Raise InputError if the files of tokenizer and model are not there, or do not fit each other."""
+    """Raise InputError if the folders of tokenizer and model are not there."""
     for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
         if path and "://" not in path and not Path(path).is_dir():
             raise InputError(f"--{name}={path}: no such folder")
-    if config.tokenizer.path and not config.model.path and config.model.vocabulary:
-        size = tokenizer_size(Path(config.tokenizer.path))
-        if config.model.vocabulary < size:
-            raise InputError(
-                f"model.vocabulary is {config.model.vocabulary} and the tokenizer in {config.tokenizer.path} "
-                f"has {size} tokens: raise it, or set it to 0"
-            )
-
-
-def tokenizer_size(folder: Path) -> int:
-    """One more than the largest id in a tokenizer's files, or 0; raises InputError if one is no such file."""
-    ids, path = [-1], folder
-    try:
-        if (path := folder / "tokenizer.json").is_file():
-            values = json.loads(path.read_text(encoding="utf-8"))
-            vocabulary = values["model"].get("vocab", {})
-            ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-            ids += [token["id"] for token in values.get("added_tokens", [])]
-        if (path := folder / "vocab.json").is_file():
-            ids += json.loads(path.read_text(encoding="utf-8")).values()
-        if (path := folder / "tokenizer_config.json").is_file():
-            ids += map(int, json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder", {}))
-        return max(ids) + 1
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no tokenizer file: {type(error).__name__}: {error}") from None
