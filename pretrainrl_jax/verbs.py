@@ -91,9 +91,15 @@ def _evaluate(command: Command) -> None:
         how = "leave --model.path out to evaluate its systems, or give the model another --workdir"
         raise InputError(f"{command.workdir} is the workdir of a run: {how}")
     tasks = load_tasks(names, command.config.harness.path)
-    from pretrainrl_jax.stages.start import start_harness
+    from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
+    from pretrainrl_jax.stages.start import begin, held
 
-    start_harness(command, tasks)
+    context = begin(command)
+    with held(command.workdir):
+        if path := command.given.get("model.path"):
+            evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
+        else:
+            harness(context, tasks)
 
 
 def _evaluate_model(command: Command) -> None:
@@ -134,9 +140,12 @@ def _judge(command: Command) -> None:
         check_samples(config.judge)
     verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
     labelled = read_labelled(path or str(SHIPPED), verdicts, config.bench.split, config.bench.subset)
-    from pretrainrl_jax.stages.start import start_bench
+    from pretrainrl_jax.stages.bench import bench
+    from pretrainrl_jax.stages.start import begin, held
 
-    start_bench(command, labelled)
+    context = begin(command)
+    with held(command.workdir):
+        bench(context, labelled)
 
 
 def _ask(command: Command) -> None:
@@ -147,9 +156,10 @@ def _ask(command: Command) -> None:
     from pretrainrl_jax.facts.reading import read_examples
 
     examples = read_examples(config.ask.examples) if config.ask.examples else ()
-    from pretrainrl_jax.stages.start import start_ask
+    from pretrainrl_jax.stages.asking import ask
+    from pretrainrl_jax.stages.start import begin
 
-    start_ask(command, "few_shot" if examples else kind, examples)
+    ask(begin(command), command.options.question, "few_shot" if examples else kind, examples)
 
 
 def _facts(command: Command) -> None:
@@ -165,20 +175,26 @@ def _facts(command: Command) -> None:
 def _import(command: Command) -> None:
     if not command.options.model:
         raise InputError("import needs --model: a Hugging Face folder, or a name such as Qwen/Qwen3-8B-Base")
-    from pretrainrl_jax.stages.start import start_import
+    from pretrainrl_jax.stages.hugging_face import import_model
+    from pretrainrl_jax.stages.start import begin, held
 
-    start_import(command)
+    context = begin(command)
+    with held(command.workdir):
+        import_model(command.options.model, command.workdir, context.mesh, context.screen)
 
 
 def _export(command: Command) -> None:
-    check_model_at(command.options.model or command.workdir, "--model")
-    if "://" in command.options.to:
-        raise InputError(f"--to={command.options.to}: give a folder of this machine")
-    if Path(command.options.to).exists():
-        raise InputError(f"--to={command.options.to}: it is there already; remove it, or give another folder")
-    from pretrainrl_jax.stages.start import start_export
+    source, target = command.options.model or command.workdir, command.options.to
+    check_model_at(source, "--model")
+    if "://" in target:
+        raise InputError(f"--to={target}: give a folder of this machine")
+    if Path(target).exists():
+        raise InputError(f"--to={target}: it is there already; remove it, or give another folder")
+    from pretrainrl_jax.stages.hugging_face import export_model
+    from pretrainrl_jax.stages.start import begin
 
-    start_export(command)
+    context = begin(command)
+    export_model(source, Path(target), command.config.export, context.mesh, context.screen)
 
 
 def _report(command: Command) -> None:
@@ -210,10 +226,25 @@ def _plan(command: Command) -> None:
         raise InputError(f"--price-per-chip-hour={options.price_per_chip_hour:g}: give a price above 0")
     if options.search is not None and options.search < 1:
         raise InputError(f"--search={options.search}: give how many candidates to compile, 1 or more")
-    slice_of_chips = topology(options.topology)
-    from pretrainrl_jax.stages.start import start_plan
+    chips = topology(options.topology)
+    from pretrainrl_jax.planning.target import prepare_target
+    from pretrainrl_jax.progress import Screen
+    from pretrainrl_jax.stages.start import hush
 
-    start_plan(command, slice_of_chips)
+    hush()
+    prepare_target(
+        chips, command.config.platform
+    )  # this machine's CPU only compiles, for what is known by now
+    screen = Screen(options.quiet, options.verbose)
+    how = command.config, chips, screen, options.price_per_chip_hour, options.json
+    if options.search is None:
+        from pretrainrl_jax.stages.plan import plan
+
+        plan(*how)
+    else:
+        from pretrainrl_jax.stages.search_plan import search_plan
+
+        search_plan(*how, options.search)
 
 
 def is_run(workdir: str | Path) -> bool:
