@@ -1,7 +1,6 @@
 """What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,7 +38,6 @@ from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import spends_as
 
 INITIAL, UNTRAINED = "base", "scratch"  # systems that are not trained here
-MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 
 T = TypeVar("T")
@@ -70,8 +68,6 @@ class Improvement:
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
         self._context, self._config, self._open = context, context.config, opened
-        self._stated = Counter[str]()  # by verdict, what the exact judge saw: ahead of what is learned, too
-        self._judged = 0  # documents
 
     @cached_property
     def statements(self) -> Statements:
@@ -110,7 +106,7 @@ class Improvement:
         if isinstance(asked, LocalJudge):
             for prompt in prompts_of(settings).values():
                 asked.check(prompt)
-        return make_judge(settings, statements, asked and asked.ask, self._stated)
+        return make_judge(settings, statements, asked and asked.ask)
 
     @cached_property
     def asked(self) -> LocalJudge | RemoteJudge | None:
@@ -208,18 +204,6 @@ class Improvement:
                     f"rewriter: {config.rewriter.server.model} did not begin a rewrite with the last words "
                     "of the text, as the prompt says: what it so writes is not used"
                 )
-
-    def unmatched(self, judged: Sequence[Judged]) -> list[str]:
-        """What is to be said, once, where the facts of the run are in no text of many."""
-        if not self._config.judge.facts or not any(one.scores for one in judged):
-            return []
-        before, self._judged = self._judged, self._judged + len(judged)
-        if before >= MATCHED_AFTER or self._judged < MATCHED_AFTER or self._stated:
-            return []
-        return [
-            f"no candidate of {self._judged} documents states a fact of the run, so that judge.facts gives "
-            "all the score of silence: check facts.path, or set judge.facts to 0"
-        ]
 
     def why_nothing(self, judged: Sequence[Judged]) -> str:
         """Why no document of the last steps taught anything, and what to do."""

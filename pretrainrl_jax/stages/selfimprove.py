@@ -232,7 +232,7 @@ class Method:
         session.log(of_training(metrics) | seen | spent)
         if self._ahead or (self._method.judged and verdicts_per_case(context.config.judge, 2)):
             session.show(utilisation(spent))
-        for sentence in (*self._collapse.look(step, seen), *self._improvement.unmatched(judged)):
+        for sentence in self._collapse.look(step, seen):
             context.screen.warn(f"{self._stage}: {sentence}")
         write_examples(context, self._system, step, session.total_steps, judged)
 
