@@ -184,38 +184,11 @@ class Improvement:
         run_on_process_0(lambda: self._try(methods), "asking the servers")
 
     def _try(self, methods: Sequence[MethodConfig]) -> None:
-        config, warn, opening = self._config, self._context.screen.warn, "The sky above the sea is"
-        if config.judge.server.url and any(method.judged for method in methods):
-            sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
-            (counts,) = self.full_judge([Case(opening, (sky, repeated), sky)]).counts
-            asked, unread = (
-                sum(count for name, count in counts.items() if name.endswith(f".{what}"))
-                for what in ("verdicts", "unreadable")
-            )
-            if asked == unread:
-                warn(
-                    f"judge: {config.judge.server.model} gave no verdict that can be read, even on two plain "
-                    "texts: see what it replies, and try judge.reasoning, or another prompt or model"
-                )
-        if config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
-            (text,) = self._rewriter([RewriteCase(opening, " blue.")])
-            if text is None:
-                warn(
-                    f"rewriter: {config.rewriter.server.model} did not begin a rewrite with the last words "
-                    "of the text, as the prompt says: what it so writes is not used"
-                )
-
-    def why_nothing(self, judged: Sequence[Judged]) -> str:
-        """Why no document of the last steps taught anything, and what to do."""
-        alone = sum(len(one.candidates) < 2 for one in judged)
-        unscored = sum(one.scores.count(None) for one in judged)
-        if not judged:
-            return "there is no document to learn from: check documents.path and selfimprove.suffix"
-        return (
-            f"the judge finds all candidates equal, step after step (of the last {len(judged)} documents "
-            f"{alone} have one candidate alone, and {unscored} candidates have no verdict): ask for more "
-            "candidates, or check the judge's parts"
-        )
+        opening, sky = "The sky above the sea is", " blue, and the sea below it is too."
+        if self._config.judge.server.url and any(method.judged for method in methods):
+            self.full_judge([Case(opening, (sky, " is is is is."), sky)])
+        if self._config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
+            self._rewriter([RewriteCase(opening, " blue.")])
 
 
 def write_examples(context: Context, system: str, step: int, total: int, judged: Sequence[Judged]) -> None:

@@ -121,7 +121,11 @@ class Method:
                 metrics = self._learn(session, policy, [one.tree for one in judged if one.tree])
                 fruitless = 0 if metrics else fruitless + 1
                 if fruitless == TRIES or (experience.ended and not session.global_step):
-                    raise InputError(f"{self._stage}: {self._improvement.why_nothing(judged)}")
+                    raise InputError(
+                        f"{self._stage}: step after step no document of {len(judged)} teaches anything: the "
+                        "judge finds all candidates equal, or gives no verdict. Check documents.path, ask "
+                        "for more candidates, or check the judge's parts"
+                    )
                 if metrics:
                     self._tell(session, judged, metrics, behind)
                     for hook in session.due([session.checkpoint]):
