@@ -110,14 +110,6 @@ def lines(context: Context, base: Loaded, described: Json, made: dict[str, Built
     if branches := [b.tokens for built in made.values() for tree in built.trees for b in tree.branches]:
         ends = base.tokenizer.backend.decode(_shared_end(branches))
         told.append(f"answers end with {ends!r}" if ends else "answers end as the chat template ends them")
-    for what, said in (
-        ("cut", "prompts are written otherwise where an answer follows: what differs at their end is told "
-                "with the answers"),
-        ("split", "prompts have more answers than fit in a row: each counts as several prompts"),
-        ("repeated", "pairs repeat one before them: that one counts as often"),
-        ("both_ways", "pairs stand there both ways: each is trained as it stands"),
-    ):  # fmt: skip
-        told += [f"{described[what]} {said}"] if described[what] else []
     why = {rule: why for built in made.values() for rule, why in built.examples.items() if why}
     for rule, number in described["dropped"].items():
         told.append(f"left out: {number} {rule} ({RULES[rule]}{f': {why[rule]!r}' if rule in why else ''})")
