@@ -177,7 +177,6 @@ class Asker:
             self.answers,
             lambda asked, answers: (outcome(context, asked, answers), prompt(context, asked, answers)),
             units=3 if self._settings.beams > 1 else 2,
-            metrics=lambda results: rates([outcome for outcome, _ in results]),
         )
         outcomes = [outcome for outcome, _ in answers_of]
         return outcomes, [prompt for _, prompt in answers_of if prompt]

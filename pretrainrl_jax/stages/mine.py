@@ -13,9 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from pretrainrl_jax.decoding.answers import Answer, distinct, read_answers
+from pretrainrl_jax.decoding.answers import Answer, read_answers
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.choices import choices
 from pretrainrl_jax.facts.matching import Truths, why_dropped
@@ -174,14 +172,8 @@ def searched(
     def work(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
         return [list(map(vars, answers)) for answers in search(part, advance)]
 
-    def metrics(beams: list[list[Answer]]) -> dict[str, float]:
-        return {
-            "distinct_answers": float(np.mean([len(distinct(a)) for a in beams])),
-            "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
-        }
-
     told = work, label, "questions", lambda asked, beams: read_answers(beams)
-    found = asker.in_parts(as_asked(facts), shards, made_with, *told, metrics=metrics)
+    found = asker.in_parts(as_asked(facts), shards, made_with, *told)
     return list(zip(facts, found, strict=True))
 
 
