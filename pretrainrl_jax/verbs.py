@@ -19,7 +19,6 @@ from pretrainrl_jax.stages.check import (
     check_making,
     check_model_at,
     check_preferences,
-    check_question,
     check_samples,
     check_text,
     creates,
@@ -149,17 +148,14 @@ def _judge(command: Command) -> None:
 
 
 def _ask(command: Command) -> None:
-    config, kind = command.config, command.options.template
-    check_question(command.options.question, config.model.path or command.workdir)
-    if kind == "bare" and config.ask.examples:
-        raise InputError("--template=bare shows no examples: leave it or --ask.examples out")
-    from pretrainrl_jax.facts.reading import read_examples
-
-    examples = read_examples(config.ask.examples) if config.ask.examples else ()
+    question, kind = command.options.question, command.options.template
+    if not question.strip():
+        raise InputError("the question is empty")
+    check_model_at(command.config.model.path or command.workdir, "--model.path")
     from pretrainrl_jax.stages.asking import ask
     from pretrainrl_jax.stages.start import begin
 
-    ask(begin(command), command.options.question, "few_shot" if examples else kind, examples)
+    ask(begin(command), question, kind)
 
 
 def _facts(command: Command) -> None:
@@ -329,7 +325,7 @@ VERBS = {
     ),
     "ask": Verb(
         "a model's most probable answers, of a workdir's newest or of model.path",
-        (*DEVICES, "model", "evaluate", "ask"),
+        (*DEVICES, "model", "evaluate"),
         _ask,
         {"question": {"help": "what to ask"}, "--template": {"default": "", "choices": KINDS, "help": ASKED}},
     ),

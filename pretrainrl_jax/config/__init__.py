@@ -43,7 +43,6 @@ from pretrainrl_jax.config.selfimprove import (
     ServerConfig,
 )
 from pretrainrl_jax.config.stages import (
-    AskConfig,
     CheckpointConfig,
     EvaluateConfig,
     ExportConfig,
@@ -64,7 +63,7 @@ from pretrainrl_jax.config.tuning import (
 )
 
 __all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
+    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "BenchConfig",
     "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
     "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
     "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig", "MakingConfig",
@@ -118,7 +117,6 @@ class Config(Section):
     tuning: TuningConfig = TuningConfig()
     making: MakingConfig = MakingConfig()
     bench: BenchConfig = BenchConfig()
-    ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

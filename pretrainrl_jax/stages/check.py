@@ -121,13 +121,6 @@ def check_text(config: Config) -> None:
             paragraphs(path, name)
 
 
-def check_question(question: str, path: str | Path) -> None:
-    """Raise InputError if there is nothing to ask, or nobody to ask it."""
-    if not question.strip():
-        raise InputError("the question is empty")
-    check_model_at(path, "--model.path")
-
-
 def check_model_at(path: str | Path, option: str) -> None:
     """Raise InputError if there is no folder that may hold a model."""
     if "://" not in str(path) and not Path(path).is_dir():
