@@ -128,9 +128,7 @@ def of_documents(context: Context, tokenizer: Tokenizer) -> Data:
 
     steps = settings.steps
     if not steps:
-        context.screen.say(
-            "pretrain: reads all documents once to count their steps (not with pretrain.steps)"
-        )
+        context.screen.say("pretrain: reads all documents once to count their steps")
         steps = count_batches(blocks()[0])
     read, stream = blocks()
 
