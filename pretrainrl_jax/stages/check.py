@@ -53,16 +53,11 @@ def check_preferences(config: Config) -> None:
     if not config.model.path:
         raise InputError("preferences need a model: set --model.path to its folder")
     for system in config.train.systems:
-        objective, named = config.objectives[system], f"train.systems names {system}, which"
-        if objective.remines:
+        objective = config.objectives[system]
+        if objective.remines or objective.reinforced:
+            does = "mines falsehoods again" if objective.remines else "answers questions"
             raise InputError(
-                f"{named} mines falsehoods again (objectives.{system}.remine_every), and preferences have no "
-                "questions to mine: leave it out"
-            )
-        if objective.reinforced:
-            raise InputError(
-                f"{named} answers questions (objectives.{system}.grpo), and preferences have none: leave it "
-                "out"
+                f"train.systems names {system}, which {does}, and preferences have no questions: leave it out"
             )
     for name, is_given, otherwise in (
         ("train.wordings", config.train.wordings > 1, "leave it 1 with preferences.path"),

@@ -192,21 +192,18 @@ class Improvement:
 
 
 def write_examples(context: Context, system: str, step: int, total: int, judged: Sequence[Judged]) -> None:
-    """Keep documents of the first and of the last steps, as many of each, with all candidates and scores."""
+    """Keep documents of the first step and of the last, as many of each, with all candidates and scores."""
     settings = context.config.selfimprove
     path = context.workdir / "selfimprove" / system / "examples.json"
-    first, last = (settings.kept + 1) // 2, settings.kept // 2
-    left = (total - step) // settings.updates  # steps that follow
+    is_last = total - step < settings.updates
     if not judged or not judged[0].scores:
         return
 
     def write() -> None:
         examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         examples = [one for one in examples if one["step"] < step]  # a step that is made again is kept once
-        room = first - len(examples)
-        if left * len(judged) < last:
-            room = max(room, settings.kept - len(examples))
-        if room > 0:
+        room = (settings.kept + 1) // 2 if not examples else settings.kept // 2 if is_last else 0
+        if room:
             write_json(path, examples + [_example(one, step) for one in judged[:room]])
 
     run_on_process_0(write, f"writing {path.name}")
