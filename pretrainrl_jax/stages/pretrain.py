@@ -54,7 +54,7 @@ def base_model(context: Context) -> Notes:
     """Texts, tokenizer, model, rows, training, checkpoint."""
     config, settings = context.config, context.config.pretrain
     base = starting_point(context)
-    on_documents = streams(context) and settings.epochs
+    on_documents = settings.text == "documents" and settings.epochs
     data = (of_documents if on_documents else of_corpus)(context, base.tokenizer)
     context.reset_stage(BASE)
     parameters = f"{sum(x.size for x in jax.tree.leaves(base.params)) / 1e6:.2f}M parameters"
@@ -91,11 +91,6 @@ def base_model(context: Context) -> Notes:
     for rule, count in dropped.items():
         context.screen.say(f"pretrain: {count:,} times {rule}: what {RULES[rule]}")
     return learner.finish(session, done) | ({"dropped": dropped} if dropped else {})
-
-
-def streams(context: Context) -> bool:
-    """Whether the base model is trained on the stream of documents."""
-    return context.config.pretrain.text == "documents"
 
 
 def of_corpus(context: Context, tokenizer: Tokenizer) -> Data:
@@ -164,7 +159,7 @@ def own_tokenizer(context: Context) -> Tokenizer:
 
 def read_first(context: Context) -> Sequence[str]:
     """The texts that a base model reads, or of documents the first."""
-    if streams(context):
+    if context.config.pretrain.text == "documents":
         return [document.text for document in context.stream().take(TOKENIZED)]
     return context.corpus.training
 

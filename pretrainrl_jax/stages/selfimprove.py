@@ -233,7 +233,9 @@ class Method:
         context, step = self._context, session.global_step
         seen = verdict_metrics(judged) | rollout_metrics(judged) | gap_metrics(metrics)
         spent = self._seconds.metrics() | {"staleness": float(behind)}
-        session.log(of_training(metrics) | seen | spent)
+        left_out = ("questions", "logp_gap_")  # which is told in another form
+        updated = {name: float(x) for name, x in metrics.items() if not name.startswith(left_out)}
+        session.log(updated | seen | spent)
         if self._ahead or (self._method.judged and verdicts_per_case(context.config.judge, 2)):
             session.show(utilisation(spent))
         for sentence in self._collapse.look(step, seen):
@@ -258,9 +260,3 @@ def saved_first(session: Session) -> Generator[None]:
     except (InputError, OSError):
         session.keep()
         raise
-
-
-def of_training(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """What an update measured, but what is told in another form."""
-    left_out = ("questions", "logp_gap_")
-    return {name: float(value) for name, value in metrics.items() if not name.startswith(left_out)}

@@ -26,7 +26,7 @@ from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Session
 from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, digest_anchors
-from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.dataset import PackedRows, one_of_each
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
@@ -68,7 +68,7 @@ def train_system(context: Context, system: str) -> Notes:
         run_on_process_0(lambda: remove_tree(old), f"beginning {stage}")
 
     rounds = Rounds(context, objective, trees, texts)
-    questions = len(material(context).questions(trees))
+    questions = len(one_of_each(trees))
     context.screen.say(
         f"{stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
         f"{questions * settings.passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
@@ -155,15 +155,15 @@ class Rounds:
         """Go on with the next round."""
         self.number, self.done = self.number + 1, self.end
         span = self._spans[self.number]
-        of = material(self._context)
-        rows = replace(self.rows, trees=of.questions(trees), visit=of.visit(self._context, trees))
+        visit = material(self._context).visit(self._context, trees)
+        rows = replace(self.rows, trees=one_of_each(trees), visit=visit)
         self._begin(replace(rows, start=span.start, passes=span.stop))
 
 
 def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings, multiple = context.config.train, context.config.train.grad_accum_steps
-    questions = material(context).questions(trees)
+    questions = one_of_each(trees)
     source = PackedRows(
         questions,
         settings.row_length,

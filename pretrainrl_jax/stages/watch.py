@@ -7,7 +7,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.report.inputs import read_metrics
-from pretrainrl_jax.stages.asking import Asker, outcome, rates
+from pretrainrl_jax.stages.asking import Asker, outcome
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.evaluate import text_nll
 from pretrainrl_jax.training.loading import Loaded
@@ -40,12 +40,13 @@ class Watch:
             answered = zip(self._asked, answers, strict=True)
             outcomes = [outcome(context, asked, beams) for asked, beams in answered]
             nll = text_nll(context, policy, self._texts)
-        shares = rates(outcomes)
-        shown = f"ACC {shares['ACC']:.1%}" + ("" if nll is None else f", text NLL {nll:.3f}")
+        acc = sum(o.correct for o in outcomes) / len(outcomes)
+        hits = sum(o.rank is not None for o in outcomes) / len(outcomes)
+        shown = f"ACC {acc:.1%}" + ("" if nll is None else f", text NLL {nll:.3f}")
         context.screen.say(f"{session.run.stage}: after step {session.global_step}, on the sample: {shown}")
-        session.log({"sample_acc": shares["ACC"], "sample_hr": shares["HR"], "sample_text_nll": nll})
+        session.log({"sample_acc": acc, "sample_hr": hits, "sample_text_nll": nll})
         if session.run.scored and session.global_step:
-            session.score = -shares["ACC"] if nll is None or self._settings.choose == "acc" else nll
+            session.score = -acc if nll is None or self._settings.choose == "acc" else nll
             session.save()
 
     def begin(self, ended: Callable[[], bool]) -> Hook:
