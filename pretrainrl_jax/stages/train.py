@@ -19,7 +19,7 @@ from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.reinforce import reinforce
 from pretrainrl_jax.stages.shards import with_references
-from pretrainrl_jax.stages.watch import Watch
+from pretrainrl_jax.stages.watch import watch
 from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
@@ -90,7 +90,7 @@ def train_system(context: Context, system: str) -> Notes:
             feed.refill(rounds.rows, anchors=rounds.anchors)
             session.total_steps = rounds.total
 
-        looks = Watch(context, session, policy).begin(lambda: feed.ended and not rounds.more)
+        looks = watch(context, session, policy, lambda: feed.ended and not rounds.more)
         hooks = [session.checkpoint, looks, Hook(remine_round, when=round_ended)]
         if round_ended():
             remine_round()
