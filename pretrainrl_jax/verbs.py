@@ -38,7 +38,6 @@ class Verb:
     run: Callable[[Command], None]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # its own, as argparse takes them
     goes_on: bool = False  # without --config it goes on with what the workdir was made with
-    there: bool = True  # the models that its settings name must be there
     named: Callable[[argparse.Namespace, Mapping[str, Any]], str] = lambda options, given: ""
     """The one model it works on, where that is not a workdir's: its results lie under that name."""
 
@@ -51,9 +50,7 @@ def _work(command: Command) -> None:
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":
-            how = "leave preferences.path out"
-            if "preferences.path" not in command.given:
-                how = f"{command.workdir} learns from preferences, choose another --workdir"
+            how = "leave preferences.path out, or choose a --workdir without"
             raise InputError(f"selfimprove learns from documents: {how}")
         check_preferences(config)
     if command.verb == "selfimprove":
@@ -264,7 +261,6 @@ HARNESS = (
 TRAINED = "train a judge or a rewriter on labelled texts instead (--help tuning)"
 MADE = "make labelled texts of the documents instead, for judges and rewriters (--help making)"
 BENCH = "labelled texts: JSON lines, CSV, Parquet, hf:NAME; without a name the small set that comes with us"
-KINDS = ("bare", "few_shot")
 ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
 SEARCH = (
     "find the mesh, model.remat and microsteps that are the fastest of those that fit, compiling N "
@@ -327,7 +323,10 @@ VERBS = {
         "a model's most probable answers, of a workdir's newest or of model.path",
         (*DEVICES, "model", "evaluate"),
         _ask,
-        {"question": {"help": "what to ask"}, "--template": {"default": "", "choices": KINDS, "help": ASKED}},
+        {
+            "question": {"help": "what to ask"},
+            "--template": {"default": "", "choices": ("bare", "few_shot"), "help": ASKED},
+        },
     ),
     "facts": Verb(
         "what a source of facts or preferences holds: columns, counts, some rows, every dropped row",
@@ -360,7 +359,6 @@ VERBS = {
             "--search": {"metavar": "N", "nargs": "?", "const": 8, "type": int, "help": SEARCH},
             "--price-per-chip-hour": {"metavar": "X", "type": float, "help": "show what the run costs, too"},
         },
-        there=False,
     ),
     "report": Verb(
         "the table, report/summary.json and report/index.html of a workdir",

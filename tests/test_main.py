@@ -273,7 +273,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "self-improvement in a workdir of preferences": (
         ["selfimprove", "--workdir={here}/preferring"],
-        ["selfimprove learns from documents: {here}/preferring learns from preferences, choose another"],
+        ["selfimprove learns from documents: leave preferences.path out, or choose a --workdir"],
     ),
     "adapters of random weights": (
         ["selfimprove", "--lora.rank=4", "--methods.online_dpo.start=scratch"],
