@@ -1,7 +1,6 @@
 """`facts`: what a source of facts holds, and what was dropped or changed in reading it. Needs no JAX."""
 
 import json
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -26,14 +25,12 @@ def show_facts(config: Config, workdir: Path) -> None:
     Rows that became no fact of their own are written to `workdir`/facts/dropped.jsonl, where there are any.
     Raises InputError for a source that cannot be read, or one without facts.
     """
-    began = time.perf_counter()
     reading = read_facts(config)
-    seconds = time.perf_counter() - began
     facts = reading.facts
     trained, held_out = split(facts, config.facts.holdout_every)
     lost = sorted([*reading.dropped, *reading.merged], key=lambda row: list(RULES).index(row.rule))
     lines = [
-        f"{reading.source}: {reading.rows:,} rows read in {seconds:.1f} s",
+        f"{reading.source}: {reading.rows:,} rows read",
         f"{len(facts):,} facts: {len(trained):,} trained, {len(held_out):,} held out "
         f"(facts.holdout_every={config.facts.holdout_every})"
         + (f", and beside them the {len(reading.head):,} best known of the others" if reading.head else ""),

@@ -1,7 +1,6 @@
 """`facts`: what was read, shown without JAX."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def shown(path: Path, workdir: Path, *more: str) -> str:
 def test_what_is_shown(source: Path, tmp_path: Path) -> None:
     out = shown(source, tmp_path / "run")
     lines = [line.rstrip() for line in out.splitlines()]
-    assert re.fullmatch(rf"{source}: 23 rows read in [\d.]+ s", lines[0])
+    assert lines[0] == f"{source}: 23 rows read"
     facts = read(source).facts
     trained, held_out = split(facts, 6)
     assert lines[1] == (f"10 facts: {len(trained)} trained, {len(held_out)} held out (facts.holdout_every=6)")
