@@ -265,7 +265,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "preferences that need answers": (
         ["--preferences.path=pairs.jsonl", "--model.path={here}/tokenizer", "--train.systems=rlvr"],
-        ["train.systems names rlvr", "answers questions (objectives.rlvr.grpo)", "preferences have none"],
+        ["train.systems names rlvr", "answers questions", "preferences have no questions"],
     ),
     "self-improvement on preferences": (
         ["selfimprove", "--preferences.path=pairs.jsonl"],
