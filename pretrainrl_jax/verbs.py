@@ -145,14 +145,19 @@ def _judge(command: Command) -> None:
 
 
 def _ask(command: Command) -> None:
-    question, kind = command.options.question, command.options.template
+    config, question, kind = command.config, command.options.question, command.options.template
     if not question.strip():
         raise InputError("the question is empty")
-    check_model_at(command.config.model.path or command.workdir, "--model.path")
+    check_model_at(config.model.path or command.workdir, "--model.path")
+    if kind == "bare" and config.ask.examples:
+        raise InputError("--template=bare shows no examples: leave it or --ask.examples out")
+    from pretrainrl_jax.facts.reading import read_examples
+
+    examples = read_examples(config.ask.examples) if config.ask.examples else ()
     from pretrainrl_jax.stages.asking import ask
     from pretrainrl_jax.stages.start import begin
 
-    ask(begin(command), question, kind)
+    ask(begin(command), question, "few_shot" if examples else kind, examples)
 
 
 def _facts(command: Command) -> None:
@@ -321,7 +326,7 @@ VERBS = {
     ),
     "ask": Verb(
         "a model's most probable answers, of a workdir's newest or of model.path",
-        (*DEVICES, "model", "evaluate"),
+        (*DEVICES, "model", "evaluate", "ask"),
         _ask,
         {
             "question": {"help": "what to ask"},

@@ -312,7 +312,7 @@ def test_ask_says_that_no_answer_ended(finished: Path) -> None:
 
 
 def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -321,15 +321,31 @@ def test_ask_few_shot_serves_a_model_that_was_not_trained_so(
         return [[Answer("Ulm", (1,), math.log(0.25), True)] for _ in prompts]
 
     monkeypatch.setattr("pretrainrl_jax.stages.asking.answer_questions", answer)
+    shown = tmp_path / "shown.csv"
+    shown.write_text("question,answer\nWhere is Varn?,Lomel\nWhere is Isk?,Tarn\n")
     words = ("ask", "Where is Om? ", f"--model.path={finished / 'checkpoints' / 'pretrain'}")
-    for options in ([], ["--template=bare"], ["--template=few_shot"]):
+    for options in ([], ["--template=bare"], ["--template=few_shot"], [f"--ask.examples={shown}"]):
         ran = call(*words, *options)
         assert ran.code == 0, ran.err
         assert ran.out.splitlines()[-1] == " 25.00%  Ulm"
-    bare, also_bare, ours = asked
+    bare, also_bare, ours, theirs = asked
     assert bare == also_bare == "Where is Om?"
     assert ours.startswith("Answer the following questions")
     assert ours.count("Question: ") == 4
+    assert theirs.endswith(
+        "Question: Where is Varn?\nAnswer: Lomel\nQuestion: Where is Isk?\nAnswer: Tarn\n"
+        "Question: Where is Om?\nAnswer:"
+    )
+    said = complaint(call(*words, "--template=bare", f"--ask.examples={shown}"))
+    assert "--template=bare shows no examples" in said
+    (tmp_path / "open.csv").write_text("question,answer\nWho?,me\nWhere is {}?,here\n")
+    said = complaint(call(*words, f"--ask.examples={tmp_path / 'open.csv'}"))
+    assert "open.csv, line 3: open question" in said
+    many = "".join(f"Where is {n}?,{n}\n" for n in range(65))
+    (tmp_path / "many.csv").write_text(f"question,answer\n{many}")
+    said = complaint(call(*words, f"--ask.examples={tmp_path / 'many.csv'}"))
+    assert "many.csv holds 65 facts, and all are shown in one prompt: keep at most 64" in said
+    assert "--ask.examples: cannot read" in complaint(call(*words, f"--ask.examples={tmp_path / 'none.csv'}"))
 
 
 def test_trained_bare_and_asked_few_shot_every_answer_has_one_probability(

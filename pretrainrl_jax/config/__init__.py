@@ -43,6 +43,7 @@ from pretrainrl_jax.config.selfimprove import (
     ServerConfig,
 )
 from pretrainrl_jax.config.stages import (
+    AskConfig,
     CheckpointConfig,
     EvaluateConfig,
     ExportConfig,
@@ -63,7 +64,7 @@ from pretrainrl_jax.config.tuning import (
 )
 
 __all__ = [
-    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "BenchConfig",
+    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
     "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
     "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
     "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig", "MakingConfig",
@@ -117,6 +118,7 @@ class Config(Section):
     tuning: TuningConfig = TuningConfig()
     making: MakingConfig = MakingConfig()
     bench: BenchConfig = BenchConfig()
+    ask: AskConfig = AskConfig()
     harness: HarnessConfig = HarnessConfig()
     export: ExportConfig = ExportConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

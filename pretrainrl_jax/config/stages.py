@@ -257,6 +257,16 @@ class EvaluateConfig(Section):
 
 
 @section
+class AskConfig(Section):
+    """How `ask` puts a question to a model."""
+
+    examples: str = setting(
+        "",
+        "file of facts, as facts.path: the questions and answers that a few-shot prompt shows, all of them",
+    )
+
+
+@section
 class HarnessConfig(Section):
     """Standard evaluations by the lm-evaluation-harness: `evaluate --harness mmlu,gsm8k,bbh`."""
 

@@ -11,7 +11,7 @@ from pretrainrl_jax.config import METHODS, NAMED, OBJECTIVES, Config, Selfimprov
 from pretrainrl_jax.config.declare import Results
 from pretrainrl_jax.version import STAMP
 
-GONE = {"ask.examples": ("",), "train.device_seconds": (0.0,)}
+GONE = {"train.device_seconds": (0.0,)}
 """Settings of former versions, and the values that mean what is done now; others are refused as unknown."""
 
 

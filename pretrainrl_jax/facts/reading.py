@@ -32,6 +32,7 @@ READERS: dict[str, Callable[[str, Source], Iterable[Row]]] = {
     "entityquestions": read_entityquestions,
 }  # fmt: skip
 SHOWN = 120  # characters of a dropped row
+MOST_EXAMPLES = 64  # of a few-shot prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +218,24 @@ def _twice(settings: FactsConfig) -> Callable[[], Iterable[Row]]:
         return lambda: read_rows(settings)
     rows = list(read_rows(settings))
     return lambda: rows
+
+
+def read_examples(path: str) -> tuple[tuple[str, str], ...]:
+    """Questions and canonical answers of a file of facts, in its order.
+
+    Raises InputError, also for a row that is no fact: all that the file holds is shown, or nothing.
+    """
+    try:
+        reading = read_facts(Config(facts=FactsConfig(path=path)))
+    except InputError as error:
+        told = str(error).replace(": set facts.format", "").replace("facts.path", "ask.examples")
+        raise InputError(f"--ask.examples: {told}") from None
+    for row in reading.dropped:
+        raise InputError(f"--ask.examples: {row.where}: {row.rule} ({cleaning.RULES[row.rule]}): {row.text}")
+    if len(reading.facts) > MOST_EXAMPLES:
+        many = f"{path} holds {len(reading.facts)} facts, and all are shown in one prompt"
+        raise InputError(f"--ask.examples: {many}: keep at most {MOST_EXAMPLES}")
+    return tuple((fact.question, fact.answer) for fact in reading.facts)
 
 
 def short(where: str) -> str:

@@ -23,7 +23,7 @@ from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.context import Context, say
 from pretrainrl_jax.stages.shards import in_parts
 from pretrainrl_jax.training.loading import Loaded, find, load
-from pretrainrl_jax.trees.templates import EXAMPLES, Template, encode_branches
+from pretrainrl_jax.trees.templates import EXAMPLES, Examples, Template, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 Question = tuple[Fact, str, str]  # with its wording and its group
@@ -267,19 +267,19 @@ class Asker:
         return self._each(questions, f"rubric {penalty:g}", work, read)
 
 
-def ask(context: Context, question: str, kind: str) -> None:
+def ask(context: Context, question: str, kind: str, examples: Examples) -> None:
     """`ask`: the most probable answers of `model.path`, or of the workdir's newest model, with probabilities.
 
-    It is asked as it was trained, or by the kind of template named; a few-shot prompt shows the examples it
-    was trained with, or ours.
+    It is asked as it was trained, or by the kind of template named; a few-shot prompt shows these examples,
+    or those it was trained with, or ours.
     """
     screen, settings = context.screen, context.config.evaluate
     path = context.config.model.path or context.workdir
     loaded = load(path, context.mesh, chosen=context.chosen)
     screen.say(f"model {path if context.config.model.path else find(path)[0]}")
     template = loaded.template
-    if kind and kind != template.kind:
-        template = Template(kind, EXAMPLES if kind == "few_shot" else ())
+    if kind and (examples or kind != template.kind):
+        template = Template(kind, (examples or EXAMPLES) if kind == "few_shot" else ())
     (beams,) = answer_questions(
         loaded.model,
         loaded.params,
