@@ -203,7 +203,9 @@ def _report(command: Command) -> None:
         raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
     if command.options.compare:
         one, other = (place(path, "--compare") for path in command.options.compare)
-        compare(one, other)
+        compare(one, other, markdown=command.options.markdown)
+    elif command.options.markdown:
+        raise InputError("--markdown is of a comparison: give --compare A B with it")
     elif cells(command.config):
         conclude(command.workdir, command.config)
     else:
@@ -375,6 +377,7 @@ VERBS = {
                 "nargs": 2,
                 "help": "two workdirs side by side, on one page",
             },
+            "--markdown": {"action": "store_true", "help": "print the comparison as Markdown instead"},
         },
         goes_on=True,
     ),

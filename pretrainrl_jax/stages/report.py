@@ -40,17 +40,22 @@ def report(workdir: Path) -> None:
     say(f"report: {path}")
 
 
-def compare(one: Path, other: Path) -> Path:
+def compare(one: Path, other: Path, markdown: bool = False) -> Path:
     """Two evaluated workdirs side by side: a table in the terminal, and the page whose path it gives.
 
-    Beside the page the same lies as Markdown. Raises InputError if one is not evaluated, or they have no
-    question in common.
+    Beside the page the same lies as Markdown; with `markdown` that, and nothing else, is printed.
+
+    Raises InputError if one is not evaluated, or they have no question in common.
     """
     for workdir in (one, other):
         if (workdir / "config.json").is_file() and preferences.is_about_preferences(workdir):
             raise InputError(f"--compare is for runs on facts, and {workdir} is one on preferences")
     written, comparison = write_comparison(one, other)
-    write_text(written.with_suffix(".md"), comparison_markdown(comparison))
-    say(comparison_table(comparison))
-    say(f"comparison: {written}, {written.with_suffix('.md').name}")
+    text = comparison_markdown(comparison)
+    write_text(written.with_suffix(".md"), text)
+    if markdown:
+        say(text.rstrip("\n"))
+    else:
+        say(comparison_table(comparison))
+        say(f"comparison: {written}, {written.with_suffix('.md').name}")
     return written

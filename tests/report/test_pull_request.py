@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.command_line import call
+from helpers.command_line import call, complaint
 from helpers.made_workdirs import EVIL, asked, change, parse, question, table, write, write_workdir
 from markdown_it import MarkdownIt
 
@@ -155,7 +155,7 @@ def test_page_and_terminal_have_flips_and_confidence(two: tuple[Path, Path]) -> 
     assert max(map(len, lines[: lines.index("Loss on text, and time")])) <= 100
 
 
-def test_it_is_written_always(two: tuple[Path, Path]) -> None:
+def test_it_is_written_always_and_printed_on_demand(two: tuple[Path, Path]) -> None:
     text = comparison_markdown(read_comparison(*two))
     ran = call("report", "--compare", *two)
     assert ran.code == 0, ran.err
@@ -163,3 +163,12 @@ def test_it_is_written_always(two: tuple[Path, Path]) -> None:
     assert written.read_text("utf-8") == text
     assert written.name in ran.out
     assert not re.search(r"^\|", ran.out, re.MULTILINE)
+    written.unlink()
+    ran = call("report", "--compare", *two, "--markdown")
+    assert ran.code == 0, ran.err
+    assert ran.out == text
+    assert written.read_text("utf-8") == text
+
+
+def test_markdown_is_of_a_comparison(two: tuple[Path, Path]) -> None:
+    assert "--compare" in complaint(call("report", "--workdir", two[0], "--markdown"))
