@@ -75,6 +75,8 @@ def cells(config: Config) -> list[Cell]:
 def _tells(made: Sequence[Cell], axis: str) -> bool:
     """Whether cells that differ along an axis alone differ in what any stage depends on."""
     config = made[0].config
+    if axis == "train.passes" and config.train.device_seconds:
+        return False
     if axis.startswith("world.") and config.facts.path:  # no world is made
         return False
     systems = [f"{kind}/{name}" for kind in ("train", "evaluate") for name in config.train.systems]

@@ -193,3 +193,28 @@ def test_cells_of_a_sweep_share_the_text_where_it_is_the_same(tmp_path: Path, ti
     assert losses["base"]["forgetting"] is None
     assert f"{tmp_path}/swept/sweep.png" in ran.out
     assert (tmp_path / "swept" / "sweep.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_as_many_passes_as_a_time_allows(tmp_path: Path, tiny_config: Path) -> None:
+    words = (
+        "--config", tiny_config, "--train.systems=anchored,rpo,rlvr", *ANCHOR, "--train.device_seconds=2",
+        "--objectives.rlvr.grpo.samples=2", "--objectives.rlvr.grpo.teach=0.5",
+        "--objectives.rlvr.grpo.max_new_tokens=12", "--objectives.rpo.remine_every=2",
+    )  # fmt: skip
+    workdir = tmp_path / "timed"
+    ran = call("run", *words, "--workdir", workdir)
+    assert ran.code == 0, ran.err
+    finished = json.loads((workdir / "finished.json").read_text())
+    budgets = {}
+    for system in ("anchored", "rpo", "rlvr"):
+        kept = json.loads((workdir / "checkpoints" / "train" / system / "passes.json").read_text())
+        assert kept["passes"] == finished[f"train/{system}"]["passes"]
+        assert finished[f"train/{system}"]["device_seconds"] < 60
+        budgets[system] = kept["device_seconds_before"] + kept["passes"] * kept["device_seconds_of_a_pass"]
+        assert (kept["device_seconds_before"] > 0) == (system == "rlvr")  # what it teaches first
+        assert (kept["device_seconds_of_mining"] > 0) == (system == "rpo")
+    assert budgets["anchored"] == pytest.approx(2)
+    assert budgets["rlvr"] == pytest.approx(2)
+    assert budgets["rpo"] <= 2
+    assert not (workdir / "mined" / "rpo.measured.parts").exists()

@@ -12,7 +12,6 @@ from helpers.command_line import call, complaint, files, metrics, python, unfini
 import pretrainrl_jax
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.config.stored import flat, shown_differences, upgraded
-from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.version import STAMP
 from pretrainrl_jax.workdir import check_workdir, read_workdir
 
@@ -49,19 +48,6 @@ def test_its_settings_mean_what_they_meant(older: Path) -> None:
         assert (objective.label, objective.words, objective.above) == (known.label, known.words, known.above)
     assert (config.evaluate.every_steps, config.evaluate.choose) == (0, "last")
     assert (config.world.facts, config.train.systems) == (40, ("ntp_answer", "rpo", "pretrainrl"))
-
-
-@pytest.mark.parametrize("seconds", [0.0, 60.0])
-def test_a_setting_that_is_gone_is_let_go_where_it_changed_nothing(older: Path, seconds: float) -> None:
-    path = older / "config.json"
-    settings = json.loads(path.read_text())
-    settings["train"]["device_seconds"] = seconds
-    path.write_text(json.dumps(settings))
-    if seconds:
-        with pytest.raises(InputError, match=r"train\.device_seconds.*Use that version"):
-            read_workdir(older)
-    else:
-        assert read_workdir(older).train.passes == 2
 
 
 def test_it_belongs_to_its_configuration_and_to_no_other(older: Path) -> None:

@@ -122,6 +122,10 @@ def test_values_stand_where_they_belong_and_nowhere_else() -> None:
             ["run", "--sweep.objectives.rpo.dpo.beta=1,2", "--train.systems=ntp"],
             ["sweep.objectives.rpo.dpo.beta: no result of these runs depends on it"],
         ),
+        (
+            ["run", "--sweep.train.passes=1,2", "--train.device_seconds=3"],
+            ["sweep.train.passes: no result of these runs depends on it"],
+        ),
         (["run", "--sweep.mine.beams=4,5", "--sweep.beams=4"], ["another axis of the sweep sets the same"]),
         (
             ["run", "--sweep.beta=0.1,0.5", "--sweep.objectives.ntp_answer.dpo.weight=0,1"],

@@ -143,6 +143,11 @@ class TrainConfig(Section):
         "another order of the same facts, and another draw of negatives and samples, with the base model, "
         "negatives and anchor that the seed gives; 0: the seed's own order",
     )
+    device_seconds: NonNegativeFloat = setting(
+        0.0,
+        "give each system as many passes as take so long, all devices together, measured before it is "
+        "trained; 0: train.passes",
+    )
     wordings: PositiveInt = setting(
         1,
         "wordings of each question, one a pass in turn: its own, then the rewordings that its row, "

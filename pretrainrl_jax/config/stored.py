@@ -11,9 +11,6 @@ from pretrainrl_jax.config import METHODS, NAMED, OBJECTIVES, Config, Selfimprov
 from pretrainrl_jax.config.declare import Results
 from pretrainrl_jax.version import STAMP
 
-GONE = {"train.device_seconds": (0.0,)}
-"""Settings of former versions, and the values that mean what is done now; others are refused as unknown."""
-
 
 class Setting(NamedTuple):
     """One setting of a configuration."""
@@ -109,7 +106,6 @@ def upgraded(values: Mapping[str, Any]) -> dict[str, Any]:
         known += every_setting(section_named(section, name), f"{section}.{name}.")
     now = {setting.former: setting.name for setting in known if setting.former}
     given = {now.get(name, name): value for name, value in values.items() if name not in STAMP}
-    given = {name: value for name, value in given.items() if value not in GONE.get(name, ())}
     if "anchor.texts" in given:  # which each had that length at most
         given["anchor.tokens"] = given.pop("anchor.texts") * given["anchor.length"]
     result: dict[str, Any] = {}

@@ -398,6 +398,7 @@ class _Work:
 def _uncounted(config: Config) -> tuple[str, ...]:
     evaluate, grpo = config.evaluate, [config.objectives[name].grpo for name in config.train.systems]
     asked = {
+        "train.device_seconds": config.train.device_seconds,
         "grpo.teach": any(how.teach for how in grpo),
         "mine.sources=constrained": "constrained" in config.mine.sources,
         "evaluate.every_steps": evaluate.every_steps,

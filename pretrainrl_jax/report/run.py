@@ -52,8 +52,10 @@ def data_line(summary: Json, config: Json) -> str:
     systems = summary["systems"].values()
     counts = {group: max((group_count(s, group) for s in systems), default=0) for group in texts}
     parts = [text.format(counts[group]) for group, text in texts.items() if counts[group]]
-    passes = number(config.get("train", {}).get("passes"))
-    if counts["trained"] and passes is not None and not alone:
+    passes, seconds = (number(config.get("train", {}).get(name)) for name in ("passes", "device_seconds"))
+    if counts["trained"] and seconds and not alone:
+        parts.append(f"each system trained for {seconds:,g} device seconds")
+    elif counts["trained"] and passes is not None and not alone:
         parts.append(f"each trained fact visited {passes:,g} times")
     return f"{summary['dataset']}: {', '.join(parts) or f'numbers of facts {UNKNOWN}'}."
 

@@ -74,11 +74,14 @@ class Learner:
         model = replace(model, shape=in_training(model.shape, config.model))
         self.step = compile_step(model, config.optimizer, ntp_scale, context.mesh, dpo_scale, grpo_form)
 
+    def first(self) -> TrainState:
+        """The state before any step."""
+        config, policy = self.context.config, self.policy
+        return init_sharded_state(policy.model, policy.params, config.optimizer, self.context.mesh)
+
     def resume(self) -> tuple[TrainState, Progress]:
         """Where an interrupted run stopped, or the beginning; raises as `session.resume`."""
-        config, policy = self.context.config, self.policy
-        first = init_sharded_state(policy.model, policy.params, config.optimizer, self.context.mesh)
-        return resume(self.run, first)
+        return resume(self.run, self.first())
 
     def session(self, state: TrainState, progress: Progress, feed: Position, steps: int) -> Session:
         """The training of that state on the batches of a feed, so many steps in all."""

@@ -53,6 +53,18 @@ class Practice(Generic[Item]):
     outcomes: Sequence[str]  # that may come of it
     anchors: Iterator[AnchorBatch] | None = None  # anchor text for each batch
 
+    @property
+    def updates(self) -> int:
+        """Steps on the next batch."""
+        return 1 if self.turns.teaches else self.how.updates
+
+    @property
+    def coefficients(self) -> Coefficients:
+        """Of the next batch's loss."""
+        if not self.turns.teaches:
+            return self.every
+        return LESSON | ({"anchor": self.every["anchor"]} if self.anchors else {})
+
     def next(self, params: Params) -> tuple[PackedBatch | Anchored, list[Tried]]:
         """The next lessons; or what a policy tries next, and what it earns."""
         turns, mesh = self.turns, self.learner.context.mesh
@@ -83,12 +95,10 @@ class Practice(Generic[Item]):
         self, session: Session, taught: Schedule, tried: Schedule, hooks: Sequence[Hook], shown: int
     ) -> None:
         """Batch after batch, until no turn is left; metrics are those of a batch's update number `shown`."""
-        lesson = LESSON | ({"anchor": self.every["anchor"]} if self.anchors else {})
         while not self.turns.ended:
-            teaches = self.turns.teaches
-            how = (lesson, taught) if teaches else (self.every, tried)
+            how, updates = (self.coefficients, taught if self.turns.teaches else tried), self.updates
             batch, came = self.next(session.params)
-            metrics = [session.step(batch, *how) for _ in range(1 if teaches else self.how.updates)][shown]
+            metrics = [session.step(batch, *how) for _ in range(updates)][shown]
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
             session.log(numbers | (self._told(came) if came else {}))
             for hook in session.due(hooks):

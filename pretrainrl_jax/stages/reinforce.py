@@ -15,11 +15,12 @@ from pretrainrl_jax.facts.rewards import reward
 from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.mining.fingerprint import fingerprint, short_digest
 from pretrainrl_jax.stages.anchor import anchor_texts
+from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, seconds_a_question
 from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.practice import Practice, Tried
 from pretrainrl_jax.stages.watch import watch
-from pretrainrl_jax.training.checkpoints import Progress
+from pretrainrl_jax.training.checkpoints import BEGINNING, Progress
 from pretrainrl_jax.training.feed import placed_batches
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
@@ -39,12 +40,19 @@ def practice_of(
     facts: Sequence[Fact],
     texts: Sequence[AnchorText],
     row_length: int,
-    progress: Progress,
+    taught: float,
+    passes: float,
+    progress: Progress = BEGINNING,
 ) -> Practice[Fact]:
-    """Questions that are taught first ("I don't know"), then those that are answered, pass after pass.
+    """Questions that are taught first, then those that are answered, pass after pass.
 
-    Each pass is shuffled anew, and asks facts in their wordings in turn. Of `texts` each batch has some
-    beside it, where the objective is anchored; `progress` is an earlier run's.
+    Each pass is shuffled anew, and asks facts in their wordings in turn.
+
+    Args:
+        texts: of which each batch has some beside it, where the objective is anchored.
+        taught: passes over the facts that teach "I don't know"; a fraction is a share of them.
+        passes: likewise, that ask.
+        progress: of an earlier run.
     """
     context, base, config = learner.context, learner.policy.plain, learner.context.config
     objective, steps = config.objectives[system], config.train.grad_accum_steps
@@ -54,8 +62,8 @@ def practice_of(
         turns = shuffled(round(passes * len(facts)), len(facts), (context.training_seed, kind))
         return [wordings[i][turn(facts[i].id, number, len(wordings[i]))] for number, i in turns]
 
-    taught, asked = order(0, objective.grpo.teach), order(1, config.train.passes) or list(facts[:1])
-    turns = Turns(taught, asked, config.train.questions, lambda fact: fact.question, progress)
+    asked = order(1, passes) or list(facts[:1])
+    turns = Turns(order(0, taught), asked, config.train.questions, lambda fact: fact.question, progress)
     anchors: Iterator[AnchorBatch] | None = None
     if texts:  # for each of the batches that are left
         of_each = config.anchor.length, config.anchor.questions, context.training_seed, turns.counts, steps
@@ -91,10 +99,18 @@ def reinforce(context: Context, system: str) -> Notes:
         )
     about = made_with(context, base, asked, texts)
     learner = learner_of(context, system, base, about, shown={"loss": "loss"}, own_log=True)
+    with_passes = partial(practice_of, learner, system, facts, texts, row_length)
+
+    def cost() -> Cost:
+        enough, taught = passes_to_measure(learner, len(facts)), round(how.teach * len(facts))
+        a_pass = len(facts) * seconds_of(with_passes(0.0, enough))
+        return Cost(a_pass, first=taught * seconds_of(with_passes(enough, 0.0)) if taught else 0.0)
+
+    passes = passes_of(learner, cost)
     state, progress = learner.resume()
     if not how.kl:  # only its KL needs the base model beside the policy
         learner.policy.release()
-    practice = practice_of(learner, system, facts, texts, row_length, progress)
+    practice = with_passes(how.teach, passes, progress)
     turns = practice.turns
     total, optimizer = turns.steps(how.updates), context.config.optimizer
     schedule = Schedule(objective.learning_rate, total, optimizer.warmup, optimizer.final)
@@ -106,7 +122,15 @@ def reinforce(context: Context, system: str) -> Notes:
         looks = watch(context, session, learner.policy, lambda: turns.ended)
         practice.go_on(session, schedule, schedule, [session.checkpoint, looks], shown=-1)
         done = session.finish()
-    return learner.finish(session, done)
+    return learner.finish(session, done) | {"passes": passes}
+
+
+def seconds_of(practice: Practice[Fact]) -> float:
+    """What a question takes that is taught, or answered, whichever begins."""
+    counts = practice.turns.counts
+    numbers = practice.coefficients, Schedule(0.0, len(counts), 0.0, 0.0)
+    batches = ((count, lambda params: practice.next(params)[0]) for count in counts)
+    return seconds_a_question(practice.learner, batches, numbers, practice.updates)
 
 
 def made_with(

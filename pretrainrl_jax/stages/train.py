@@ -12,9 +12,10 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
 from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.objectives.loss import asks
+from pretrainrl_jax.stages import budget
 from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.context import BASE, Context, Notes, read_json
-from pretrainrl_jax.stages.learner import learner_of
+from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.reinforce import reinforce
@@ -61,17 +62,18 @@ def train_system(context: Context, system: str) -> Notes:
     learner = learner_of(context, system, base, data, shown=shown, carries=CARRIES)
     policy, stage = learner.policy, learner.run.stage
 
+    passes = budget.passes_of(learner, lambda: cost_of(learner, system, trees, texts))
     state, progress = learner.resume()
     policy.release()  # no reference model is kept while training, but what it shares with the policy
     if not int(state.step):  # what an earlier training of this system mined is of another policy
         old = round_path(context, system, 1).parent
         run_on_process_0(lambda: remove_tree(old), f"beginning {stage}")
 
-    rounds = Rounds(context, objective, trees, texts)
+    rounds = Rounds(context, objective, trees, passes, texts)
     questions = len(one_of_each(trees))
     context.screen.say(
         f"{stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
-        f"{questions * settings.passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
+        f"{questions * passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
     )
     while rounds.more and int(state.step) >= rounds.end and was_mined(context, system, rounds.number + 1):
         rounds.turn(read_trees(round_path(context, system, rounds.number + 1)))
@@ -99,7 +101,26 @@ def train_system(context: Context, system: str) -> Notes:
             for hook in session.due(hooks):
                 hook.run()
         done = session.finish()
-    return learner.finish(session, done)
+    return learner.finish(session, done) | {"passes": passes}
+
+
+def cost_of(
+    learner: Learner, system: str, trees: Sequence[AnswerTree], texts: Sequence[AnchorText]
+) -> budget.Cost:
+    """What training takes, by some batches and, where falsehoods are mined again, some questions."""
+    context = learner.context
+    objective, questions = context.config.objectives[system], len(one_of_each(trees))
+    enough = budget.passes_to_measure(learner, questions)
+    first = Rounds(context, objective, trees, enough, texts)
+    feed = Feed(first.rows, context.mesh, context.config.train.grad_accum_steps, anchors=first.anchors)
+    batches = zip(first.rows.questions, (lambda _, batch=batch: batch for batch in feed), strict=True)
+    numbers = objective.coefficients, first.schedule
+    a_question = budget.seconds_a_question(learner, batches, numbers)
+    if not objective.remines:
+        return budget.Cost(questions * a_question)
+    mining = budget.seconds_of_mining(learner)
+    between = objective.remine_every * enough / first.total
+    return budget.Cost(questions * a_question, mining=mining, passes_between=between)
 
 
 class Rounds:
@@ -113,11 +134,12 @@ class Rounds:
         context: Context,
         objective: ObjectiveConfig,
         trees: Sequence[AnswerTree],
-        texts: Sequence[AnchorText],
+        passes: float,
+        texts: Sequence[AnchorText] = (),
     ) -> None:
-        rows, passes = pack(context, trees, asks(objective.coefficients)), context.config.train.passes
+        rows = pack(context, trees, passes, asks(objective.coefficients))
         self._context, self._objective, self._texts = context, objective, texts
-        self._spans = spans(objective, len(rows.trees), passes, rows.batches)
+        self._passes, self._spans = passes, spans(objective, len(rows.trees), passes, rows.batches)
         self.number = self.done = 0  # this round, and the steps before it
         self.anchors: AnchorRows | None = None
         if self.more:
@@ -140,8 +162,7 @@ class Rounds:
             )
         self.end = self.done + rows.batches  # steps after this round
         # Later rounds' rows are not known yet: as many steps a question as in this one.
-        left = config.train.passes - span.start
-        rest = max(1, round(rows.batches * left / (span.stop - span.start)))
+        rest = max(1, round(rows.batches * (self._passes - span.start) / (span.stop - span.start)))
         self.total, optimizer = self.done + rest, config.optimizer
         rate = self._objective.learning_rate
         self.schedule = Schedule(rate, self.total, optimizer.warmup, optimizer.final)
@@ -160,7 +181,7 @@ class Rounds:
         self._begin(replace(rows, start=span.start, passes=span.stop))
 
 
-def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> PackedRows:
+def pack(context: Context, trees: Sequence[AnswerTree], passes: float, question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings, multiple = context.config.train, context.config.train.grad_accum_steps
     questions = one_of_each(trees)
@@ -168,7 +189,7 @@ def pack(context: Context, trees: Sequence[AnswerTree], question: bool) -> Packe
         questions,
         settings.row_length,
         context.training_seed,
-        max(settings.passes, 1 / len(questions)),  # one question at least
+        max(passes, 1 / len(questions)),  # one question at least
         multiple,
         material(context).visit(context, trees),
         settings.layout,

@@ -327,11 +327,7 @@ class Session:
         """The step for arguments of these shapes: compiled once a process, outside of the time it takes."""
         with self.untimed():
             began = time.perf_counter()
-            leaves, structure = jax.tree.flatten(arguments)
-            shapes = [
-                jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves
-            ]
-            step = compiled(self._step, structure, tuple(shapes))
+            step = compiled_for(self._step, *arguments)
             self.run.screen.detail(f"{self.run.stage}: compiled in {time.perf_counter() - began:.1f} s")
         return step
 
@@ -349,6 +345,13 @@ class Session:
     def _shown(self, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
         shown = {name: metrics[key] for name, key in self.run.shown.items() if key in metrics}
         return {name: float(value) for name, value in jax.device_get(shown).items()} | self._beside
+
+
+def compiled_for(step: Any, *arguments: Any) -> Any:
+    """The step for a state, a batch and coefficients of these shapes: compiled once, nothing is computed."""
+    leaves, structure = jax.tree.flatten(arguments)
+    shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None)) for x in leaves)
+    return compiled(step, structure, tuple(shapes))
 
 
 @cache

@@ -177,11 +177,11 @@ def test_references_score_all_that_falsehoods_are_drawn_from() -> None:
 
 def test_what_no_program_here_does_is_named() -> None:
     assert of(BARE).uncounted == ()
-    train = TrainConfig(systems=("ntp", "rlvr"))
+    train = TrainConfig(systems=("ntp", "rlvr"), device_seconds=60.0)
     objectives = OBJECTIVES | {"rlvr": replace(OBJECTIVES["rlvr"], grpo=GrpoConfig(1.0, teach=0.5))}
     mine = MineConfig(sources=("beam", "constrained"))
     config = replace(BARE, train=train, objectives=objectives, mine=mine)
-    assert of(config).uncounted == ("grpo.teach", "mine.sources=constrained")
+    assert of(config).uncounted == ("train.device_seconds", "grpo.teach", "mine.sources=constrained")
 
 
 @pytest.mark.parametrize(("updates", "kl", "measured"), [(1, 0.0, 0), (1, 0.1, 1), (3, 0.0, 1), (3, 0.1, 2)])

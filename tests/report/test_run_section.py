@@ -63,6 +63,9 @@ def test_the_data_in_words() -> None:
         "PopQA: 60 facts trained on, of which 60 never stated in pretraining, 60 held out, "
         "each trained fact visited 3 times."
     )
+    assert data_line(summary, {"train": {"passes": 3, "device_seconds": 1234}}).endswith(
+        "60 held out, each system trained for 1,234 device seconds."
+    )
     alone = data_line(summary, {"train": {"passes": 3, "systems": []}})
     assert "60 facts asked about" in alone
     assert "visited" not in alone
