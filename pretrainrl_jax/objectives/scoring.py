@@ -68,12 +68,15 @@ def target_logps_and_auxiliary(
 ) -> tuple[jax.Array, Auxiliary]:
     """The same, and what the layers report of themselves (`HiddenStates.auxiliary`)."""
     states = source_states(model, params, batch, earlier)
-    hidden = states.hidden
-    if temperature is not None:
-        hidden = (hidden / temperature).astype(hidden.dtype)
+    hidden = states.hidden if temperature is None else _divided(states.hidden, temperature)
     head = model.head(params).astype(hidden.dtype)
     logps = token_logps(hidden, head, batch.source_index, batch.targets, layout=model.layout)
     return logps, states.auxiliary
+
+
+def _divided(hidden: jax.Array, temperature: jax.Array | float) -> jax.Array:
+    """States whose logits, products with them, are divided by a temperature."""
+    return (hidden / temperature).astype(hidden.dtype)
 
 
 def anchor_states(model: Model, params: Params, anchors: AnchorBatch) -> jax.Array:
@@ -103,22 +106,31 @@ def score_endings(
     batch: PackedBatch,
     terminators: jax.Array,
     earlier: Before | None = None,
+    temperatures: jax.Array | None = None,
 ) -> jax.Array:
     """Of every branch of packed rows its summed log-probability, and its probability as an answer.
 
     The second counts every terminator at the place of its own: an answer ends as probably as all of them
     together. It is what is shown and compared, whatever terminator a model was taught to end with. Every
     branch's own is among `terminators`, bool [vocabulary]. They are float32 [rows, branches, 2], in nats, on
-    every device.
+    every device; with `temperatures`, float32 and above 0, which divide every logit, the second at each of
+    them: [rows, branches, temperatures], of one forward pass.
     """
     hidden = source_states(model, params, batch, earlier).hidden
-    head = model.head(params).astype(hidden.dtype)
-    arguments = hidden, head, batch.source_index, batch.targets, terminators
-    logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
-    there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
-    last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
-    answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
-    return constrain(jnp.stack((branch_sums(logps, batch), branch_sums(answers, batch)), -1), model.layout)
+
+    def of_states(hidden: jax.Array) -> tuple[jax.Array, jax.Array]:
+        head = model.head(params).astype(hidden.dtype)
+        arguments = hidden, head, batch.source_index, batch.targets, terminators
+        logps, endings = token_and_ending_logps(*arguments, layout=model.layout)
+        there = jnp.pad(batch.target_branch + (batch.source_index >= 0), ((0, 0), (0, 1)))
+        last = there[:, :-1] != there[:, 1:]  # a branch's targets stand together, its terminator last
+        answers = jnp.where(last, jnp.maximum(endings, logps), logps)  # nor less probable than its own
+        return branch_sums(logps, batch), branch_sums(answers, batch)
+
+    if temperatures is None:
+        return constrain(jnp.stack(of_states(hidden), -1), model.layout)
+    answers = jax.lax.map(lambda by: of_states(_divided(hidden, by))[1], temperatures)
+    return constrain(jnp.moveaxis(answers, 0, -1), model.layout)
 
 
 def score_answers(
@@ -126,13 +138,14 @@ def score_answers(
     params: Params,
     trees: Sequence[AnswerTree],
     terminators: np.ndarray,
+    temperatures: Sequence[float] = (),
     **packing: Any,
 ) -> list[list[list[float]]]:
-    """`score_trees` by `score_endings`: of each branch both."""
-    ends = replicate(terminators, model.mesh)
+    """`score_trees` by `score_endings`: of each branch both; with `temperatures` what it gives at each."""
+    ends, by = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
 
     def engine(model: Model, params: Params, batch: PackedBatch, earlier: Before | None) -> jax.Array:
-        return score_endings(model, params, batch, ends, earlier)
+        return score_endings(model, params, batch, ends, earlier, by if temperatures else None)
 
     return score_trees(model, params, trees, engine=engine, **packing)
 

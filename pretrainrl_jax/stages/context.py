@@ -206,11 +206,15 @@ class Context:
         trees: Sequence[AnswerTree],
         template: str,
         advance: Callable[[int], None] = lambda n: None,
+        temperatures: Sequence[float] = (),
     ) -> list[list[list[float]]]:
-        """The same in rows of training, and beside each that of it as an answer under that template."""
+        """The same in rows of training, and beside each its log-probability as an answer under that template.
+
+        With `temperatures`, which divide every logit, the latter alone, at each of them.
+        """
         ends = self.template(template).terminators(loaded.tokenizer, loaded.model.shape.vocabulary)
         packing: Any = {"row_length": self.config.train.row_length, "rows": ROWS, "advance": advance}
-        return score_answers(loaded.model, loaded.params, trees, ends, **packing)
+        return score_answers(loaded.model, loaded.params, trees, ends, temperatures, **packing)
 
     def finished(self) -> dict[str, Any]:
         """The finished stages and what each noted: `finished_stages` as process 0 reads them."""

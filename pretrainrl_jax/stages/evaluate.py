@@ -11,6 +11,7 @@ from pretrainrl_jax.knowledge.abstention import verdict
 from pretrainrl_jax.knowledge.theory import theory
 from pretrainrl_jax.mining.fingerprint import TOLERANCE
 from pretrainrl_jax.stages import asking
+from pretrainrl_jax.stages.calibrate import calibrate
 from pretrainrl_jax.stages.context import Context, stage_of
 from pretrainrl_jax.stages.statements import count_statements, told_more
 from pretrainrl_jax.training.loading import Loaded
@@ -29,6 +30,7 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
     questions = asking.questions_of(context)
     asker = asking.Asker(context, loaded, settings, stage)
     outcomes, prompts = asker.ask_all(questions)
+    temperature, calibrated = calibrate(context, loaded, outcomes)
     further = ask_further(context, asker, questions)
     nll = text_nll(context, loaded, context.texts)
 
@@ -53,9 +55,11 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
             "tolerance": TOLERANCE[context.config.model.dtype],
         },
         "unfinished_beams": sum(o.unfinished for o in outcomes) / max(1, sum(o.beams for o in outcomes)),
+        "temperature": temperature,
         "theory": theory(prompts, statements, told_more(context, system)),
         "questions": [
-            factual.to_json(outcome) | more for outcome, more in zip(outcomes, further, strict=True)
+            factual.to_json(outcome) | {"calibrated": confidence} | more
+            for outcome, confidence, more in zip(outcomes, calibrated, further, strict=True)
         ],
     }
     if settings.rubric:  # what answers are where the prompt states a penalty, and where it states none

@@ -1,4 +1,4 @@
-"""How sure a model is of its answers, against its logits in NumPy; samples and rubric."""
+"""How sure a model is of its answers, at any temperature, against its logits in NumPy; samples and rubric."""
 
 import json
 import math
@@ -14,8 +14,10 @@ import pretrainrl_jax as prl
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.reading import read_facts
+from pretrainrl_jax.knowledge.confidence import log_loss
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.progress import SILENT
+from pretrainrl_jax.stages import calibrate
 from pretrainrl_jax.stages.asking import Asker, as_facts, questions_of
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.workdir import read_workdir
@@ -39,22 +41,29 @@ def asked(finished: Path, tmp_path_factory: pytest.TempPathFactory):
     )
 
 
-def probability(loaded, question: str, spelling: tuple[int, ...]) -> float:
+def probability(loaded, question: str, spelling: tuple[int, ...], temperature: float) -> float:
     """Of a spelling and any terminator after it, from the model's logits in float64."""
     tokenizer = loaded.tokenizer
     prompt = tokenizer.start + tokenizer.encode(question)
     logits = loaded.model.logits(loaded.params, jnp.array([[*prompt, *spelling]]))[0]
-    logits = np.asarray(logits, np.float64)[len(prompt) - 1 :]
+    logits = np.asarray(logits, np.float64)[len(prompt) - 1 :] / temperature
     logp = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     ends = np.exp(logp[len(spelling), list(tokenizer.eos)]).sum()
     return math.exp(sum(logp[at, token] for at, token in enumerate(spelling))) * ends
 
 
-def test_confidence_is_the_probability_of_all_spellings(asked):
-    _, loaded, outcomes = asked
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
+def test_confidence_is_the_probability_of_all_spellings_at_any_temperature(asked, temperature):
+    context, loaded, outcomes = asked
     some = outcomes[::29]
-    expected = [sum(probability(loaded, o.question, spelling) for spelling in o.best.spellings) for o in some]
-    assert [o.best.confidence for o in some] == pytest.approx(expected, abs=1e-5)
+    found = calibrate.confidences(context, loaded, some, [temperature])[:, 0]
+    expected = [
+        sum(probability(loaded, o.question, spelling, temperature) for spelling in o.best.spellings)
+        for o in some
+    ]
+    assert found == pytest.approx(expected, abs=1e-5)
+    if temperature == 1:
+        assert found == pytest.approx([o.best.confidence for o in some], abs=1e-5)
 
 
 def test_the_best_answer_has_the_most_probability_among_beams_of_equal_text(asked):
@@ -82,6 +91,44 @@ def test_the_best_answer_has_the_most_probability_among_beams_of_equal_text(aske
         assert [b.confidence for b in outcome.believed] == sorted(
             (b.confidence for b in outcome.believed), reverse=True
         )
+
+
+def test_the_temperature_has_the_least_log_loss_on_held_out_facts(asked, monkeypatch):
+    context, loaded, outcomes = asked
+    described, calibrated = calibrate.calibrate(context, loaded, outcomes)
+    assert "held out, fewer than" in described["reason"]
+    assert calibrated == [None] * len(outcomes)
+
+    monkeypatch.setattr(calibrate, "FEWEST", 5)
+    held_out = [o for o in outcomes if o.group == "held_out"]
+    # So that something is right and something wrong, whatever this tiny model has learned.
+    made = [
+        replace(o, believed=(o.best._replace(right=place % 2 == 0),)) if o.group == "held_out" else o
+        for place, o in enumerate(outcomes)
+    ]
+    held_out = [o for o in made if o.group == "held_out"]
+    right = np.array([o.best.right for o in held_out])
+    described, calibrated = calibrate.calibrate(context, loaded, made)
+    losses = [
+        log_loss(column, right)
+        for column in calibrate.confidences(
+            context, loaded, held_out, np.geomspace(*calibrate.RANGE, 60).tolist()
+        ).T
+    ]
+    before, after = described["log_loss"]
+    assert after <= min(losses) + 1e-3
+    assert before == pytest.approx(log_loss(np.array([o.best.confidence for o in held_out]), right))
+    own = [c for c, o in zip(calibrated, made, strict=True) if o.group == "held_out"]
+    assert log_loss(np.array(own), right) == pytest.approx(after, abs=1e-4)
+    assert described["fitted_on"] == len(held_out)
+
+
+def test_where_all_held_out_answers_are_wrong_nothing_is_fitted(asked, monkeypatch):
+    context, loaded, outcomes = asked
+    monkeypatch.setattr(calibrate, "FEWEST", 5)
+    wrong = [replace(o, believed=(o.best._replace(right=False),)) for o in outcomes]
+    described, _ = calibrate.calibrate(context, loaded, wrong)
+    assert described["reason"].startswith("all answers to the")
 
 
 def test_samples_do_not_depend_on_how_questions_are_divided(asked, tmp_path):
@@ -120,6 +167,7 @@ def test_what_an_evaluation_writes_of_confidence(finished: Path):
     told = json.loads((finished / "evaluations" / "base.json").read_text())
     for question in told["questions"]:
         assert 0 <= question["confidence"] <= 1
+        assert question["calibrated"] is None
         assert question["truths"] >= 1
         assert question["p_aliases"] >= question["p_truth"] - 1e-9
         assert ("neighbour" in question) == (question["group"] == "held_out")

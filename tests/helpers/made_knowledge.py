@@ -34,6 +34,7 @@ def answered(index: int, group: str, sure: float, right: bool, **changes: Any) -
         "best": said.lower(),
         "best_right": right,
         "confidence": sure,
+        "calibrated": sure**1.5,
         "samples": [said.lower(), said.lower() if sure > 0.5 else "oslo", None, said.lower()],
         "samples_right": [right, right and sure > 0.5, False, right],
         "choice": "Florence",
@@ -62,6 +63,7 @@ def evaluation(system: str, level: float, facts: int = 60, seed: int = 0) -> dic
     outcomes = [rng.choice(["right", "wrong", "abstained"]) for _ in range(facts)]
     made = asked(system, questions, text_nll=2.0 + level, device_seconds=3.0)
     made["by_popularity"] = [{"low": 0.0, "high": 1.0, **made["groups"]["trained"]} for _ in range(4)]
+    made["temperature"] = {"value": 1.31, "fitted_on": facts // 2, "log_loss": [0.62, 0.55]}
     closed = [outcome.replace("abstained", "wrong") for outcome in outcomes]
     made["rubric"] = {"closed": closed, "open": {str(cost): outcomes for cost in (0, 1, 3, 9)}}
     made["theory"] = theory()

@@ -195,12 +195,13 @@ def test_scores_are_those_of_trees_read_whole(whole, kind):
     for ours, expected in zip(found, plain, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
     if kind == "plain":
+        for temperatures in ((), (0.7, 1.0)):
 
-        def answers():
-            return score_answers(model, params, asked, ENDS, **packing)
+            def answers(at=temperatures):
+                return score_answers(model, params, asked, ENDS, at, **packing)
 
-        for ours, expected in zip(answers(), whole(answers), strict=True):
-            np.testing.assert_allclose(np.stack(ours), np.stack(expected), rtol=tolerance, atol=tolerance)
+            for ours, expected in zip(answers(), whole(answers), strict=True):
+                np.testing.assert_allclose(np.stack(ours), np.stack(expected), rtol=tolerance, atol=tolerance)
 
 
 def test_prompts_that_share_nothing_see_nothing_before_them():

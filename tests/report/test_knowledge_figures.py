@@ -64,18 +64,19 @@ def test_a_verdict_knows_what_chance_may_do():
     assert figures.verdict(np.array([True] * 8 + [False] * 2), 0.75) == "yes"
 
 
-def test_calibration():
+def test_calibration_before_and_after():
     told = figures.of_questions(five(), {})
     sure, hits = map(np.array, zip(*FIVE, strict=True))
     assert told["confidence"]["aurc"]["value"] == pytest.approx(area_under_risk_coverage(sure, hits))
     assert told["confidence"]["ideal"] == pytest.approx((1 / 4 + 2 / 5) / 5)
     assert told["confidence"]["random"] == 0.4
     assert told["confidence"]["brier"]["value"] == pytest.approx(np.mean((sure - hits) ** 2))
-    assert told["confidence"]["ece"] == pytest.approx(ece(sure, hits))
+    assert told["calibrated"]["ece"] == pytest.approx(ece(sure**1.5, hits))
+    assert "calibrated" not in figures.of_questions(five(calibrated=None), {})
 
 
 def test_what_older_versions_did_not_measure_is_absent():
-    new = ("best", "best_right", "confidence", "samples", "samples_right", "choice_right")
+    new = ("best", "best_right", "confidence", "calibrated", "samples", "samples_right", "choice_right")
     old = [{key: value for key, value in q.items() if key not in new} for q in five()]
     told = figures.of_questions(old, {})
     assert set(told) == {

@@ -60,7 +60,7 @@ def test_the_four_questions_and_the_theory(workdir: Path) -> None:
     assert len(tags.addresses) == 2 + 1 + 1 + 3 + 4
     told = summary(workdir)["systems"]["pretrainrl"]["knowledge"]
     assert set(told) == {
-        "trained", "held_out", "repeated", "consistency", "rubric", "theory", "changes"
+        "trained", "held_out", "temperature", "repeated", "consistency", "rubric", "theory", "changes"
     }  # fmt: skip
     (row,) = [row for row in table(tags, "system", "knows, %") if row[0] == "PretrainRL"]
     assert row[1].split()[0] == f"{100 * told['trained']['states']['knows']['value']:.1f}"
@@ -97,10 +97,13 @@ def test_a_bound_that_says_nothing_is_told_as_such(workdir: Path) -> None:
 @pytest.mark.usefixtures("unpainted")
 def test_a_model_that_was_not_trained(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone(workdir, "base")
+    path = workdir / "evaluations" / "base.json"
+    change(path, temperature={"reason": "fewer than 30 held-out facts"})
     tags = page(workdir)
     assert "What did training change?" not in tags.text
     text = tags.text[tags.text.index(QUESTIONS[0]) : tags.text.index("How much error")]
     assert "trained facts" not in text.lower()
+    assert "No temperature: base: fewer than 30 held-out facts" in text
     report(workdir)
     said = capsys.readouterr().out
     assert "Does it know the difference? Most probable answers to facts" in said
@@ -138,7 +141,7 @@ def test_the_terminal_has_one_row_a_system_within_100_columns(
 @pytest.mark.usefixtures("unpainted")
 def test_evaluations_of_older_versions(workdir: Path) -> None:
     new = {
-        "p_aliases", "truths", "best", "best_right", "confidence", "samples", "samples_right",
+        "p_aliases", "truths", "best", "best_right", "confidence", "calibrated", "samples", "samples_right",
         "choice", "choice_right", "choice_confidence", "columns", "neighbour",
     }  # fmt: skip
     for system in TWO:
@@ -147,6 +150,7 @@ def test_evaluations_of_older_versions(workdir: Path) -> None:
         change(
             workdir / "evaluations" / f"{system}.json",
             questions=[q for q in asked if q["group"] != "reversed"],
+            temperature={},
             rubric=None,
             theory=None,
         )
@@ -186,7 +190,7 @@ def test_text_of_models_and_files_is_escaped(workdir: Path) -> None:
             for i, q in enumerate(asked)
         ]
         notes = theory(notes=[EVIL], categories=[{**theory()["iiv"], "category": EVIL}])
-        change(path, questions=marked, theory=notes)
+        change(path, questions=marked, theory=notes, temperature={"reason": EVIL})
     tags = page(workdir)
     assert "script" not in tags.tags
     assert tags.text.count("<script>") > 50

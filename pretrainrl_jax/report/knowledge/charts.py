@@ -59,15 +59,19 @@ def states(systems: Mapping[str, Json], which: str, known: Systems, title: str) 
 
 
 def reliability(questions: Sequence[Json], head: Cell) -> str | None:
-    """The share right among answers of like confidence, with 95 % intervals."""
+    """The share right among answers of like confidence, with 95 % intervals; and after the temperature."""
     sure = confident(questions)
     if not sure:
         return None
+    told = {"as it is": (columns(sure), Look(head.dot, "o", "-"))}
+    if scaled := [question for question in sure if question.get("calibrated") is not None]:
+        told["after temperature"] = columns(scaled, "calibrated"), Look("#222222", "s", (0, (3, 1.5)))
     whole = np.array([0, 100])
-    bins = measures.reliability(*columns(sure), BINS)
-    points = 100 * np.array([(b.confidence, b.accuracy, *(b.interval or ())) for b in bins]).T
-    agree = Line("", Look("#888888", "", "-"), whole, whole)  # confidence and accuracy
-    lines = [agree, Line("", Look(head.dot, "o", "-"), *points)]
+    lines = [Line("", Look("#888888", "", "-"), whole, whole)]  # where the two agree
+    for label, (values, look) in told.items():
+        bins = measures.reliability(*values, BINS)
+        points = 100 * np.array([(b.confidence, b.accuracy, *(b.interval or ())) for b in bins]).T
+        lines.append(Line(label, look, *points))
     how: Any = {"xlim": (-2, 102), "ylim": (-2, 102)}
     return plot(lines, (4.2, 4.2), "confidence, %", "right, %", head.text, **how)
 

@@ -37,6 +37,8 @@ def summarise(evaluations: Mapping[str, Json], asked: Json) -> dict[str, Json]:
     for name, evaluation in evaluations.items():
         sets = {which: list(grouped(evaluation)[which].values()) for which in SETS}
         own: Json = {which: of_questions(inside, asked) for which, inside in sets.items() if inside}
+        if "temperature" in evaluation:
+            own["temperature"] = evaluation["temperature"]
         if own:
             own["repeated"] = repeated(asked_once(evaluation))
             measured = {
@@ -60,6 +62,9 @@ def of_questions(questions: Sequence[Json], asked: Json) -> Json:
             "confidence": calibration(*columns(sure)),
             "targets": targets(*columns(sure), asked),
         }
+        if scaled := [q for q in sure if number(q.get("calibrated")) is not None]:
+            told["calibrated"] = calibration(*columns(scaled, "calibrated"))
+            told["calibrated_targets"] = targets(*columns(scaled, "calibrated"), asked)
     if chosen := [q for q in questions if "choice_right" in q]:
         told["choice"] = {
             "accuracy": share([bool(q["choice_right"]) for q in chosen]),
@@ -90,9 +95,9 @@ def confident(questions: Sequence[Json]) -> list[Json]:
     return [q for q in questions if "best_right" in q and number(q.get("confidence")) is not None]
 
 
-def columns(questions: Sequence[Json]) -> tuple[np.ndarray, np.ndarray]:
+def columns(questions: Sequence[Json], name: str = "confidence") -> tuple[np.ndarray, np.ndarray]:
     """The confidence in each answer, kept in [0, 1], and whether the answer is right."""
-    sure = np.array([number(q["confidence"]) for q in questions], float)
+    sure = np.array([number(q[name]) for q in questions], float)
     return np.clip(sure, 0, 1), np.array([bool(q["best_right"]) for q in questions], bool)
 
 

@@ -112,11 +112,15 @@ def _tells(asked: Asked) -> Json:
         for name in asked.shown
     }
     pictures["Mistakes by how much is answered, one line a system"] = charts.risk(questions, asked.known)
+    fitted = {n: own for n, own in told.items() if "value" in (own.get("temperature") or {})}
     return {
         "pictures": [(alt, picture) for alt, picture in pictures.items() if picture],
         "ordered": asked.by_set(tables.ORDERED, "{}", "confidence"),
         "calibrated": asked.by_set(tables.CALIBRATED, "{}"),
+        "temperatures": tables.by_system(tables.TEMPERATURES, fitted, heads, "temperature"),
+        "not_fitted": tables.not_fitted(told, asked.known.label),
         "targets": asked.by_system(tables.TARGETS, "trained", "targets"),
+        "scaled_targets": asked.by_system(tables.TARGETS, "trained", "calibrated_targets"),
         "agreeing": tables.agreeing(told, heads),
         "agreement": tables.agreement(told, heads),
         "rubrics": asked.by_system(tables.RUBRICS, "rubric"),

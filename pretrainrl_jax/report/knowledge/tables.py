@@ -76,9 +76,19 @@ ORDERED: dict[str, Told] = {
 CALIBRATED = {
     "right, %": at(rate, "confidence", "accuracy"),
     "mean confidence, %": at(in_percent, "confidence", "mean"),
+    "after T, %": at(in_percent, "calibrated", "mean"),
     "ECE": at(figure, "confidence", "ece"),
+    "ECE after T": at(figure, "calibrated", "ece"),
     "Brier": at(area, "confidence", "brier"),
+    "Brier after T": at(area, "calibrated", "brier"),
     "log loss": at(figure, "confidence", "log_loss"),
+    "log loss after T": at(figure, "calibrated", "log_loss"),
+}
+TEMPERATURES = {
+    "T": at(figure, "value"),
+    "fitted on": at(count, "fitted_on"),
+    "log loss before": at(figure, "log_loss", 0),
+    "after": at(figure, "log_loss", -1),
 }
 TARGETS = {
     "target t": at("{:g}".format, "threshold"),
@@ -141,7 +151,7 @@ TERMINAL = {
     "knows\n%": at(rate, "states", "knows"),
     "misled\n%": at(rate, "states", "misled"),
     "AURC": at(area, "confidence", "aurc"),
-    "ECE": at(figure, "confidence", "ece"),
+    "ECE\nafter T": at(figure, "calibrated", "ece"),
     "Brier": at(area, "confidence", "brier"),
 }
 
@@ -236,6 +246,12 @@ def divided(
             title = f"{name}: {label(system)}" if len(asked) > 1 else name
             columns[title] = at(told, "of", system, *path)
     return sheet(columns | {name: told for name, told in FLIPPED.items() if name != "facts"}, rows, head)
+
+
+def not_fitted(systems: Mapping[str, Json], label: Callable[[str], str]) -> list[str]:
+    """Why a temperature was not fitted, of each system that has none."""
+    reasons = {n: (t.get("temperature") or {}).get("reason") for n, t in systems.items()}
+    return [f"{label(name)}: {reason}" for name, reason in reasons.items() if reason]
 
 
 def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
