@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import jax
@@ -18,6 +19,8 @@ from pretrainrl_jax.model.hugging_face.config import write_config
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.stages import hugging_face
 from pretrainrl_jax.training import loading
+
+Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture(scope="module")
@@ -245,12 +248,20 @@ def test_a_run_takes_in_no_other_model(source, workdir):
     assert not (workdir / "checkpoints" / "import").exists()
 
 
+@pytest.mark.parametrize("verb", ["import", "export"])
+def test_a_disk_without_room_is_refused_before_anything_is_written(source, verb, tmp_path, monkeypatch):
+    monkeypatch.setattr(hugging_face.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 1000))
+    target = ("--workdir", tmp_path / "x") if verb == "import" else ("--to", tmp_path / "x")
+    said = complaint(call(verb, "--model", source, "--quiet", *target))
+    assert "0.00 MB free" in said
+    assert not [path for path in tmp_path.rglob("*") if path.name not in ("x", "lock")]
+
+
 def test_a_disk_that_fills_up_leaves_nothing(source, small_disk):
     workdir = imported(source, small_disk.parent / "workdir")
     fill(small_disk / "much", 8192)
-    ran = call("export", "--workdir", workdir, "--to", small_disk / "out", "--quiet")
-    assert ran.code == 1
-    assert "No space left on device" in ran.err
+    said = complaint(call("export", "--workdir", workdir, "--to", small_disk / "out", "--quiet"))
+    assert "free" in said
     assert [file.name for file in small_disk.iterdir()] == ["much"]
 
 

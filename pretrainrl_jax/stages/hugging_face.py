@@ -19,11 +19,11 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, run_on_process_0
 from pretrainrl_jax.model.hugging_face.adapters import is_adapter, write_adapter
 from pretrainrl_jax.model.hugging_face.config import ending, stored_dtype, write_config
-from pretrainrl_jax.model.hugging_face.files import download, is_hugging_face
+from pretrainrl_jax.model.hugging_face.files import download, is_hugging_face, stored
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.progress import Screen
 from pretrainrl_jax.stages.context import say
-from pretrainrl_jax.storage import remove_tree
+from pretrainrl_jax.storage import in_bucket, remove_tree
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.loading import DTYPES, load
 from pretrainrl_jax.training.step import TrainState
@@ -48,6 +48,8 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     folder = Path(source) if Path(source).is_dir() else download(source, "--model", screen)
     if not is_hugging_face(folder) and not is_adapter(folder):
         raise InputError(f"{folder} is no Hugging Face model: it needs config.json and model.safetensors")
+    if is_hugging_face(folder):
+        require_room(workdir, sum(tensor.bytes for tensor in stored(folder).values()), "the checkpoint")
     loaded = load(folder, mesh, screen=screen)
     # What an interrupted import left.
     run_on_process_0(lambda: remove_tree(target), "beginning the import")
@@ -61,13 +63,26 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     screen.say(f"use it with --model.path={workdir}, or pretrainrl_jax.load({str(workdir)!r})")
 
 
+def require_room(folder: Path, size: int, what: str) -> None:
+    """Raise InputError, with both sizes, if the disk has no room for what is to be written."""
+    if in_bucket(folder):
+        return
+    existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < size:
+        raise InputError(
+            f"{existing} has {free / 1e6:,.2f} MB free, and {what} takes {size / 1e6:,.2f} MB: make room, "
+            "or choose another folder"
+        )
+
+
 def export_model(
     source: str | Path, target: Path, settings: ExportConfig, mesh: Mesh, screen: Screen
 ) -> None:
     """Weights, configuration and tokenizer in a new folder, which appears once it is complete.
 
     Raises:
-        InputError: if there is no model.
+        InputError: if there is no model, or the disk has no room.
         OSError: if it cannot be written.
     """
     if settings.adapters == "peft":
@@ -77,6 +92,7 @@ def export_model(
     asked = "" if settings.dtype == "stored" else settings.dtype
     tensors = tensors_of(loaded.model, loaded.params, asked, loaded.origin.get(DTYPES, {}))
     size = sum(tensor.bytes for tensor in tensors.values())
+    require_room(target.parent, size, "the model")
 
     def describe(partial: Path) -> None:
         tokenizer, origin = loaded.tokenizer, loaded.origin
