@@ -175,10 +175,14 @@ class Context:
         loaded = load(path, self.mesh, dtype, "float32", screen, self.chosen, merge)
         model = loaded.model
         if line := told(model.shape, cuts_of(model), model.room):  # what decoding reads of it
-            if line not in self._said:
-                self.screen.say(line)
-            self._said.add(line)
+            self.say_once(line)
         return loaded
+
+    def say_once(self, line: str) -> None:
+        """Say what was not said before."""
+        if line not in self._said:
+            self.screen.say(line)
+            self._said.add(line)
 
     @cached_property
     def _said(self) -> set[str]:
