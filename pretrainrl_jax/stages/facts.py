@@ -1,6 +1,8 @@
 """`facts`: what a source of facts holds, and what was dropped or changed in reading it. Needs no JAX."""
 
 import json
+import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
@@ -17,6 +19,8 @@ from pretrainrl_jax.facts.splits import split, subsample
 
 CATEGORIES = 40  # shown, the largest first
 ROWS = 10  # shown of the facts, and of each rule
+BAR = 40  # characters of the longest bar
+EDGES = [float(f"{lead}e{power}") for power in range(-323, 309) for lead in (1, 3)]  # two bins a decade
 
 
 def show_facts(config: Config, workdir: Path) -> None:
@@ -36,6 +40,7 @@ def show_facts(config: Config, workdir: Path) -> None:
         + (f", and beside them the {len(reading.head):,} best known of the others" if reading.head else ""),
         *_columns(reading.columns, config.facts.questions),
         *_categories(facts),
+        *_histogram([fact.popularity for fact in facts]),
         *_some(facts),
         *_repairs(reading.repaired),
         *_losses(reading, lost),
@@ -81,11 +86,23 @@ def _categories(facts: Sequence[Fact]) -> list[str]:
     return [*lines, ""]
 
 
+def _histogram(popularity: Sequence[float]) -> list[str]:
+    """Facts by the logarithm of their popularity; those of 0 first."""
+    if not any(popularity):
+        return ["popularity: the source states none", ""]
+    bins = Counter(bisect_right(EDGES, value) for value in popularity)
+    places = [place for place in bins if place]
+    lines = [f"popularity: {min(popularity):,.6g} to {max(popularity):,.6g}"]
+    for place in [0] * (0 in bins) + list(range(min(places), max(places) + 1)):
+        label = f"{EDGES[place - 1]:,.12g} to {EDGES[place]:,.12g}" if place else "0"
+        bar = "█" * math.ceil(BAR * bins[place] / max(bins.values()))
+        lines.append(f"  {label:>24} {bins[place]:>9,}  {bar}".rstrip())
+    return [*lines, ""]
+
+
 def _some(facts: Sequence[Fact]) -> list[str]:
-    """Some facts as they were read, and the range of popularity."""
-    known = [fact.popularity for fact in facts]
-    span = f"{min(known):,.6g} to {max(known):,.6g}" if any(known) else "the source states none"
-    lines = [f"popularity: {span}", "some of them: id | category | popularity | question | answer"]
+    """Some facts as they were read."""
+    lines = ["some of them: id | category | popularity | question | answer"]
     for fact in subsample(facts, ROWS, 0):
         about = fact.id, fact.category, f"{fact.popularity:,.6g}", fact.question, fact.answer
         more = len(fact.answers) - 1

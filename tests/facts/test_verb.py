@@ -1,6 +1,7 @@
 """`facts`: what was read, shown without JAX."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from helpers.models_and_trees import data, small_tokenizer
 
 from pretrainrl_jax.facts.cleaning import RULES
 from pretrainrl_jax.facts.splits import split, subsample
+from pretrainrl_jax.stages.facts import _histogram
 
 
 @pytest.fixture
@@ -111,6 +113,36 @@ def test_no_jax_is_imported(tmp_path: Path) -> None:
     imported = set(ran.out.splitlines())
     assert "pretrainrl_jax.stages.facts" in imported
     assert {"jax", "jaxlib", "flax"} & imported == set()
+
+
+@pytest.mark.parametrize(
+    ("value", "edges"),
+    [
+        (0.0, "0"),
+        (1.0, "1 to 3"),
+        (2.999, "1 to 3"),
+        (3.0, "3 to 10"),
+        (9.999999, "3 to 10"),
+        (10.0, "10 to 30"),
+        (1000.0, "1,000 to 3,000"),
+        (1e6, "1,000,000 to 3,000,000"),
+        (0.1, "0.1 to 0.3"),
+        (0.001, "0.001 to 0.003"),
+        (1.7e308, "1e+308 to inf"),
+    ],
+)
+def test_bins_of_the_histogram(value: float, edges: str) -> None:
+    (line, *_) = _histogram([value, max(value, 5e-5)])[1:]
+    assert re.split(" {2,}", line.strip())[0] == edges
+
+
+def test_the_histogram_counts_every_fact() -> None:
+    head, *lines, blank = _histogram([0.0, 0.0, 1.0, 2.0, 2.5, 40.0])
+    assert (head, blank) == ("popularity: 0 to 40", "")
+    assert [line.split("to")[0].split()[0] for line in lines] == ["0", "1", "3", "10", "30"]
+    counts = [int(re.findall(r"\d+", line)[-1]) for line in lines]
+    assert counts == [2, 3, 0, 0, 1]
+    assert [line.count("█") for line in lines] == [27, 40, 0, 0, 14]
 
 
 def test_real_popqa(tmp_path: Path) -> None:
