@@ -74,19 +74,23 @@ def cells(config: Config) -> list[Cell]:
 
 def _tells(made: Sequence[Cell], axis: str) -> bool:
     """Whether cells that differ along an axis alone differ in what any stage depends on."""
-    train = made[0].config.train
-    if axis == "train.passes" and train.device_seconds:
+    config = made[0].config
+    if axis == "train.passes" and config.train.device_seconds:
         return False
-    if axis.startswith("world.") and made[0].config.facts.path:  # no world is made
+    if axis.startswith("world.") and config.facts.path:  # no world is made
         return False
-    systems = [f"{kind}/{name}" for kind in ("train", "evaluate") for name in train.systems]
-    for stage in ("pretrain", "mine", *systems, "evaluate/base"):
-        seen: dict[str, Any] = {}
-        for cell in made:
-            others = str({name: value for name, value in cell.values.items() if name != axis})
-            settings = settings_of(cell.config, stage)
-            if seen.setdefault(others, settings) != settings:
-                return True
+    systems = [f"{kind}/{name}" for kind in ("train", "evaluate") for name in config.train.systems]
+    stages = ("pretrain", "mine", *systems, "evaluate/base")
+    return any(depends(made, [settings_of(cell.config, stage) for cell in made], axis) for stage in stages)
+
+
+def depends(every: Sequence[Cell], settings: Sequence[dict[str, Any]], axis: str) -> bool:
+    """Whether cells that differ along an axis alone differ in the settings given for each."""
+    seen: dict[str, dict[str, Any]] = {}
+    for cell, of_cell in zip(every, settings, strict=True):
+        others = str({name: value for name, value in cell.values.items() if name != axis})
+        if seen.setdefault(others, of_cell) != of_cell:
+            return True
     return False
 
 

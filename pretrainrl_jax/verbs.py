@@ -19,7 +19,6 @@ from pretrainrl_jax.stages.check import (
     check_making,
     check_model_at,
     check_preferences,
-    check_question,
     check_samples,
     check_text,
     creates,
@@ -39,7 +38,6 @@ class Verb:
     run: Callable[[Command], None]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # its own, as argparse takes them
     goes_on: bool = False  # without --config it goes on with what the workdir was made with
-    there: bool = True  # the models that its settings name must be there
     named: Callable[[argparse.Namespace, Mapping[str, Any]], str] = lambda options, given: ""
     """The one model it works on, where that is not a workdir's: its results lie under that name."""
 
@@ -52,9 +50,7 @@ def _work(command: Command) -> None:
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":
-            how = "leave preferences.path out"
-            if "preferences.path" not in command.given:
-                how = f"{command.workdir} learns from preferences, choose another --workdir"
+            how = "leave preferences.path out, or choose a --workdir without"
             raise InputError(f"selfimprove learns from documents: {how}")
         check_preferences(config)
     if command.verb == "selfimprove":
@@ -91,9 +87,15 @@ def _evaluate(command: Command) -> None:
         how = "leave --model.path out to evaluate its systems, or give the model another --workdir"
         raise InputError(f"{command.workdir} is the workdir of a run: {how}")
     tasks = load_tasks(names, command.config.harness.path)
-    from pretrainrl_jax.stages.start import start_harness
+    from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
+    from pretrainrl_jax.stages.start import begin, held
 
-    start_harness(command, tasks)
+    context = begin(command)
+    with held(command.workdir):
+        if path := command.given.get("model.path"):
+            evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
+        else:
+            harness(context, tasks)
 
 
 def _evaluate_model(command: Command) -> None:
@@ -134,22 +136,28 @@ def _judge(command: Command) -> None:
         check_samples(config.judge)
     verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
     labelled = read_labelled(path or str(SHIPPED), verdicts, config.bench.split, config.bench.subset)
-    from pretrainrl_jax.stages.start import start_bench
+    from pretrainrl_jax.stages.bench import bench
+    from pretrainrl_jax.stages.start import begin, held
 
-    start_bench(command, labelled)
+    context = begin(command)
+    with held(command.workdir):
+        bench(context, labelled)
 
 
 def _ask(command: Command) -> None:
-    config, kind = command.config, command.options.template
-    check_question(command.options.question, config.model.path or command.workdir)
+    config, question, kind = command.config, command.options.question, command.options.template
+    if not question.strip():
+        raise InputError("the question is empty")
+    check_model_at(config.model.path or command.workdir, "--model.path")
     if kind == "bare" and config.ask.examples:
         raise InputError("--template=bare shows no examples: leave it or --ask.examples out")
     from pretrainrl_jax.facts.reading import read_examples
 
     examples = read_examples(config.ask.examples) if config.ask.examples else ()
-    from pretrainrl_jax.stages.start import start_ask
+    from pretrainrl_jax.stages.asking import ask
+    from pretrainrl_jax.stages.start import begin
 
-    start_ask(command, "few_shot" if examples else kind, examples)
+    ask(begin(command), question, "few_shot" if examples else kind, examples)
 
 
 def _facts(command: Command) -> None:
@@ -165,20 +173,26 @@ def _facts(command: Command) -> None:
 def _import(command: Command) -> None:
     if not command.options.model:
         raise InputError("import needs --model: a Hugging Face folder, or a name such as Qwen/Qwen3-8B-Base")
-    from pretrainrl_jax.stages.start import start_import
+    from pretrainrl_jax.stages.hugging_face import import_model
+    from pretrainrl_jax.stages.start import begin, held
 
-    start_import(command)
+    context = begin(command)
+    with held(command.workdir):
+        import_model(command.options.model, command.workdir, context.mesh, context.screen)
 
 
 def _export(command: Command) -> None:
-    check_model_at(command.options.model or command.workdir, "--model")
-    if "://" in command.options.to:
-        raise InputError(f"--to={command.options.to}: give a folder of this machine")
-    if Path(command.options.to).exists():
-        raise InputError(f"--to={command.options.to}: it is there already; remove it, or give another folder")
-    from pretrainrl_jax.stages.start import start_export
+    source, target = command.options.model or command.workdir, command.options.to
+    check_model_at(source, "--model")
+    if "://" in target:
+        raise InputError(f"--to={target}: give a folder of this machine")
+    if Path(target).exists():
+        raise InputError(f"--to={target}: it is there already; remove it, or give another folder")
+    from pretrainrl_jax.stages.hugging_face import export_model
+    from pretrainrl_jax.stages.start import begin
 
-    start_export(command)
+    context = begin(command)
+    export_model(source, Path(target), command.config.export, context.mesh, context.screen)
 
 
 def _report(command: Command) -> None:
@@ -210,10 +224,23 @@ def _plan(command: Command) -> None:
         raise InputError(f"--price-per-chip-hour={options.price_per_chip_hour:g}: give a price above 0")
     if options.search is not None and options.search < 1:
         raise InputError(f"--search={options.search}: give how many candidates to compile, 1 or more")
-    slice_of_chips = topology(options.topology)
-    from pretrainrl_jax.stages.start import start_plan
+    chips = topology(options.topology)
+    from pretrainrl_jax.planning.target import prepare_target
+    from pretrainrl_jax.progress import Screen
+    from pretrainrl_jax.stages.start import hush
 
-    start_plan(command, slice_of_chips)
+    hush()
+    prepare_target(chips)  # this machine's CPU only compiles, for what is known by now
+    screen = Screen(options.quiet, options.verbose)
+    how = command.config, chips, screen, options.price_per_chip_hour, options.json
+    if options.search is None:
+        from pretrainrl_jax.stages.plan import plan
+
+        plan(*how)
+    else:
+        from pretrainrl_jax.stages.search_plan import search_plan
+
+        search_plan(*how, options.search)
 
 
 def is_run(workdir: str | Path) -> bool:
@@ -239,7 +266,6 @@ HARNESS = (
 TRAINED = "train a judge or a rewriter on labelled texts instead (--help tuning)"
 MADE = "make labelled texts of the documents instead, for judges and rewriters (--help making)"
 BENCH = "labelled texts: JSON lines, CSV, Parquet, hf:NAME; without a name the small set that comes with us"
-KINDS = ("bare", "few_shot")
 ASKED = "how to put the question (as the model was trained; few_shot also serves one that was not)"
 SEARCH = (
     "find the mesh, model.remat and microsteps that are the fastest of those that fit, compiling N "
@@ -302,7 +328,10 @@ VERBS = {
         "a model's most probable answers, of a workdir's newest or of model.path",
         (*DEVICES, "model", "evaluate", "ask"),
         _ask,
-        {"question": {"help": "what to ask"}, "--template": {"default": "", "choices": KINDS, "help": ASKED}},
+        {
+            "question": {"help": "what to ask"},
+            "--template": {"default": "", "choices": ("bare", "few_shot"), "help": ASKED},
+        },
     ),
     "facts": Verb(
         "what a source of facts or preferences holds: columns, counts, some rows, every dropped row",
@@ -335,7 +364,6 @@ VERBS = {
             "--search": {"metavar": "N", "nargs": "?", "const": 8, "type": int, "help": SEARCH},
             "--price-per-chip-hour": {"metavar": "X", "type": float, "help": "show what the run costs, too"},
         },
-        there=False,
     ),
     "report": Verb(
         "the table, report/summary.json and report/index.html of a workdir",

@@ -112,7 +112,6 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         # An objective that was trained here stays known, with its coefficients, and a new one becomes so.
         had = read_workdir(workdir)
         named = {of: {**getattr(config, of), **getattr(had, of), **getattr(config, of)} for of in NAMED}
-        added = any(named[of] != dict(getattr(had, of)) for of in NAMED)
         if not create:  # what only the report shows, and what is still to be made, is as this command says
             unmade = _unmade(workdir, config)
             shown = {
@@ -120,13 +119,10 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
                 for item in stored.every_setting(config)
                 if item.results == ("report",) or item.name in unmade
             }
-            changed = any(
-                item.value != shown.get(item.name, item.value) for item in stored.every_setting(had)
-            )
             config = stored.changed(had, shown)
         config = replace(config, **named)
-        # What may change has changed.
-        changed |= added or (create and json.loads(path.read_text()) != STAMP | stored.resolved(config))
+        before = json.loads(path.read_text()) if create else STAMP | stored.resolved(had)
+        changed = before != STAMP | stored.resolved(config)
     if changed:
         with _refused_writing(workdir):
             write_json(path, STAMP | stored.resolved(config))

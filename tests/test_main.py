@@ -21,7 +21,6 @@ from pretrainrl_jax.config import NAMED, OBJECTIVES, Config, DpoConfig, NtpConfi
 from pretrainrl_jax.config.stored import changed, every_setting
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.vocabulary import save_tokenizer, train_tokenizer
-from pretrainrl_jax.stages.check import tokenizer_size
 from pretrainrl_jax.trees.tokenization import load_tokenizer
 from pretrainrl_jax.verbs import VERBS
 from pretrainrl_jax.workdir import check_workdir, prepare_workdir
@@ -181,18 +180,6 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["--model.vocabulary=300", "--tokenizer.vocabulary=301"],
         ["model.vocabulary is 300", "301", "tokenizer.vocabulary"],
     ),
-    "vocabulary too small for a tokenizer": (
-        ["--model.vocabulary=256", "--tokenizer.path={here}/tokenizer"],
-        ["model.vocabulary is 256", "{here}/tokenizer", "257 tokens"],
-    ),
-    "vocabulary too small for added tokens": (
-        ["--model.vocabulary=9", "--tokenizer.path={here}/added"],
-        ["model.vocabulary is 9", "{here}/added", "10 tokens"],
-    ),
-    "broken tokenizer": (
-        ["--model.vocabulary=9", "--tokenizer.path={here}/broken"],
-        ["{here}/broken/tokenizer.json", "no tokenizer file"],
-    ),
     "no tokenizer folder": (
         ["--tokenizer.path={here}/none"],
         ["--tokenizer.path={here}/none: no such folder"],
@@ -287,7 +274,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "preferences that need answers": (
         ["--preferences.path=pairs.jsonl", "--model.path={here}/tokenizer", "--train.systems=rlvr"],
-        ["train.systems names rlvr", "answers questions (objectives.rlvr.grpo)", "preferences have none"],
+        ["train.systems names rlvr", "answers questions", "preferences have no questions"],
     ),
     "self-improvement on preferences": (
         ["selfimprove", "--preferences.path=pairs.jsonl"],
@@ -295,7 +282,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "self-improvement in a workdir of preferences": (
         ["selfimprove", "--workdir={here}/preferring"],
-        ["selfimprove learns from documents: {here}/preferring learns from preferences, choose another"],
+        ["selfimprove learns from documents: leave preferences.path out, or choose a --workdir"],
     ),
     "adapters of random weights": (
         ["selfimprove", "--lora.rank=4", "--methods.online_dpo.start=scratch"],
@@ -357,10 +344,6 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["selfimprove", "--make", "judge-data", "--train", "judge"],
         ["--make and --train are two commands"],
     ),
-    "no blocklist": (
-        ["selfimprove", "--make", "unsafe-data", "--making.blocklist={here}/none.txt"],
-        ["cannot read {here}/none.txt", "making.blocklist"],
-    ),
     "no question": (["ask"], ["question"]),
     "empty question": (["ask", " "], ["the question is empty"]),
     "no model to ask": (
@@ -411,11 +394,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "bytes.py").write_bytes(b"x = '\xff'\n")
     save_tokenizer(train_tokenizer(["What is the capital of Arno?"], 257), folder / "tokenizer")
     for name, contents in {
-        "added": {
-            "vocab.json": {"a": 0, "b": 1},
-            "tokenizer_config.json": {"added_tokens_decoder": {"9": {"content": "<|end|>"}}},
-        },
-        "broken": {"tokenizer.json": "cut of"},
         "cut": {"config.json": "cut of", "metrics.jsonl": {}},
     }.items():
         (folder / name).mkdir()
@@ -500,19 +478,11 @@ def test_nothing_heavy_is_imported_for_an_unknown_key(verb: str) -> None:
 def test_a_real_tokenizer_is_larger_than_the_vocabulary(tmp_path: Path) -> None:
     folder = data("tokenizers", "qwen2")
     size = load_tokenizer(folder).size
-    assert tokenizer_size(folder) == size > 151_000
     arguments = (f"--tokenizer.path={folder}", f"--workdir={tmp_path / 'run'}")
     said = complaint(call(*arguments, f"--model.vocabulary={size - 1}"))
-    assert f"model.vocabulary is {size - 1}" in said
-    assert f"{size} tokens" in said
+    assert f"model.vocabulary: the tokenizer has {size} tokens" in said
     config = parse(["run", *arguments, f"--model.vocabulary={size}"]).config
     assert config.model.vocabulary == size
-
-
-def test_trained_tokenizers_state_their_size(tmp_path: Path) -> None:
-    save_tokenizer(train_tokenizer(["one two three four five"] * 9, 270), tmp_path)
-    assert tokenizer_size(tmp_path) == load_tokenizer(tmp_path).size
-    assert tokenizer_size(tmp_path / "none") == 0
 
 
 # What only JAX, or a file it reads, can tell.
@@ -568,6 +538,14 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny_config: Path, tmp_path: Pa
     arguments = ("--config", tiny_config, "--workdir", tmp_path / "run")
     said = complaint(call(*arguments, f"--tokenizer.path={tmp_path / 'tokenizer'}"))
     assert f"no tokenizer in {tmp_path / 'tokenizer'}" in said
+
+
+def test_a_broken_tokenizer_is_refused(tiny_config: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("cut of")
+    arguments = ("--config", tiny_config, "--workdir", tmp_path / "run")
+    assert f"no tokenizer can be read from {tmp_path}" in complaint(
+        call(*arguments, f"--tokenizer.path={tmp_path}")
+    )
 
 
 @pytest.mark.parametrize("how", ["--workdir", "--model.path"])

@@ -84,7 +84,7 @@ def test_what_a_run_prints(finished_run: tuple[Path, Ran]) -> None:
     lines = ran.out.splitlines()
     assert re.fullmatch(r"backend \w+, \d+ x .+", lines[0])
     assert lines[-1] == f"report: {workdir / 'report' / 'index.html'}"
-    for start in ("pretrain: ", "mine: dropped", *(f"train/{s}: " for s in SYSTEMS), "evaluate/base: "):
+    for start in ("pretrain: ", "mine: ", *(f"train/{s}: " for s in SYSTEMS), "evaluate/base: "):
         assert sum(line.startswith(start) for line in lines) == 1, start
     assert "skipped" not in ran.out
     assert "Warning" not in ran.err

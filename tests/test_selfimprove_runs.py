@@ -329,14 +329,3 @@ def test_training_on_a_single_rollout_collapses_and_that_is_said(
     assert (alone / "selfimprove" / "dpo" / "summary.json").is_file()
     kept = json.loads((alone / "selfimprove" / "dpo" / "summary.json").read_text())
     assert not kept["collapsed"]
-
-
-def test_facts_that_no_text_states_are_told(alone: Path, improving: Path, tmp_path: Path):
-    text = "\n\n".join(
-        f"This is story {i} of many words that are no facts of anybody here." for i in range(60)
-    )
-    (tmp_path / "stories.txt").write_text(text * 5)
-    words = ("--documents.path", str(tmp_path / "stories.txt"), "--documents.shuffle=0")
-    ran = one_system(improving, tmp_path / "run", alone, *words, "--selfimprove.documents=60")
-    assert ran.code == 0, ran.err
-    assert "states a fact of the run" in ran.out + ran.err

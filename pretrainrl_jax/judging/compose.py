@@ -1,7 +1,6 @@
 """A judge is a sum of parts, what facts say among them. What each answers is checked: no score is made up."""
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Real
@@ -16,13 +15,13 @@ from pretrainrl_jax.judging.repetition import repetition
 PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings of their weights
 
 
-def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
+def facts(statements: Statements, silence: float) -> Part:
     """The part that scores a text by true / (true + false), its statements counted.
 
     A statement belongs to a candidate if it is complete there, by its full stop or by the text's own end:
     that the candidate completes a sentence of the prefix counts, what the prefix said before does not.
     Unknown statements are not counted. `silence` is the score of a text that states nothing true and nothing
-    false. `seen` counts what was found by its verdict, over all cases: a fact set that matches nothing shows.
+    false.
     """
 
     def judge(cases: Sequence[Case]) -> Scores:
@@ -37,29 +36,21 @@ def facts(statements: Statements, silence: float, seen: Counter[str]) -> Part:
     def score(prefix: str, candidate: str, ended: bool) -> float:
         found = statements.find(prefix + candidate, since=len(prefix), ended=ended)
         verdicts = [statement.verdict for statement in found]
-        seen.update(verdicts)
         right, wrong = verdicts.count("true"), verdicts.count("false")
         return right / (right + wrong) if right or wrong else silence
 
     return judge
 
 
-def make_judge(
-    settings: JudgeConfig,
-    statements: Statements | None,
-    ask: Ask | None,
-    seen: Counter[str] | None = None,
-) -> Judge:
+def make_judge(settings: JudgeConfig, statements: Statements | None, ask: Ask | None) -> Judge:
     """The judge that the settings describe.
 
-    Without `statements` there is no part `facts`; `ask` asks the model, None where no part does; `seen`
-    counts all statements that the part `facts` met by their verdict.
-
-    Raises InputError if a part has a weight and what it asks is not there, or a prompt's file is not right.
+    Without `statements` there is no part `facts`; `ask` asks the model, None where no part does. Raises
+    InputError if a part has a weight and what it asks is not there, or a prompt's file is not right.
     """
     parts: dict[str, Part] = {"repetition": repetition(settings.ngram)}
     if statements is not None:
-        parts["facts"] = facts(statements, settings.silence, Counter() if seen is None else seen)
+        parts["facts"] = facts(statements, settings.silence)
     if ask:
         compare = partial(pairwise, pairs=settings.pairs, opponents=settings.opponents)
         for name, prompt in prompts_of(settings).items():

@@ -55,12 +55,8 @@ def anchor_texts(context: Context, base: Loaded) -> list[AnchorText]:
             texts = measured(context, base, written)
             run_on_process_0(partial(write_anchors, path, texts), f"writing {path.name}")
             tokens = sum(len(text.reads) for text in texts)
-            rest = np.exp(np.concatenate([text.rest_logp for text in texts])).mean()
             different = len({text.tokens for text in texts})
-            context.screen.say(
-                f"anchor: {len(texts)} texts, {different} different ones, {tokens:,} tokens; beside the "
-                f"{settings.top} most probable next tokens the others have {rest:.2%} of the probability"
-            )
+            context.screen.say(f"anchor: {len(texts)} texts, {different} different ones, {tokens:,} tokens")
             if 2 * different < len(texts):
                 context.screen.warn(
                     "anchor: most of this text is the same over and over, and holds the model in little "

@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pretrainrl_jax.config import EvaluateConfig, MineConfig
 from pretrainrl_jax.decoding.among import answers_among, known_answers
 from pretrainrl_jax.decoding.answers import Answer, answer_questions, answer_text, distinct, read_answers
@@ -79,12 +77,6 @@ def prompt(context: Context, asked: Question, answers: Mapping[str, Any]) -> Pro
 
 def _truths(answers: Mapping[str, Any]) -> list[Truth]:
     return [Truth(t["text"], tuple(t["tokens"]), t["logp"]) for t in answers["truths"]]
-
-
-def rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """Shares of questions: greedily right, and right in any beam."""
-    hits = [o.rank is not None for o in outcomes]
-    return {"ACC": float(np.mean([o.correct for o in outcomes])), "HR": float(np.mean(hits))}
 
 
 def is_right(context: Context, asked: Question, text: str) -> bool:
@@ -177,7 +169,6 @@ class Asker:
             self.answers,
             lambda asked, answers: (outcome(context, asked, answers), prompt(context, asked, answers)),
             units=3 if self._settings.beams > 1 else 2,
-            metrics=lambda results: rates([outcome for outcome, _ in results]),
         )
         outcomes = [outcome for outcome, _ in answers_of]
         return outcomes, [prompt for _, prompt in answers_of if prompt]

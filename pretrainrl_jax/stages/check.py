@@ -1,19 +1,16 @@
 """What is checked of a command's inputs before JAX is imported."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import Config, JudgeConfig
-from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.choices import CATEGORY, read_answers
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.improvement.labels import read_labels
-from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
 
 
@@ -56,16 +53,11 @@ def check_preferences(config: Config) -> None:
     if not config.model.path:
         raise InputError("preferences need a model: set --model.path to its folder")
     for system in config.train.systems:
-        objective, named = config.objectives[system], f"train.systems names {system}, which"
-        if objective.remines:
+        objective = config.objectives[system]
+        if objective.remines or objective.reinforced:
+            does = "mines falsehoods again" if objective.remines else "answers questions"
             raise InputError(
-                f"{named} mines falsehoods again (objectives.{system}.remine_every), and preferences have no "
-                "questions to mine: leave it out"
-            )
-        if objective.reinforced:
-            raise InputError(
-                f"{named} answers questions (objectives.{system}.grpo), and preferences have none: leave it "
-                "out"
+                f"train.systems names {system}, which {does}, and preferences have no questions: leave it out"
             )
     for name, is_given, otherwise in (
         ("train.wordings", config.train.wordings > 1, "leave it 1 with preferences.path"),
@@ -109,16 +101,8 @@ def check_labels(config: Config, who: str) -> None:
 
 
 def check_making(config: Config, kind: str) -> None:
-    """Raise InputError if no model would make labels of a kind, or prompts or the blocklist are none."""
-    prompts_of(config.judge)
-    if kind == "unsafe-data":
-        read_blocklist(config.making.blocklist)
-        return
-    judge_prompt(config.judge, "quality")
-    if config.rewriter.is_model:
-        for name in config.making.corruptions:
-            read_prompt("corrupt", config.rewriter.prompts, name)
-    elif not config.judge.safety:
+    """Raise InputError if no model would make labels of a kind."""
+    if kind == "judge-data" and not config.rewriter.is_model and not config.judge.safety:
         raise InputError(
             "judge-data needs a model that corrupts texts or one that judges them: give rewriter.path or "
             "rewriter.server.url, or judge.safety=1 with judge.path or judge.server.url"
@@ -132,13 +116,6 @@ def check_text(config: Config) -> None:
             paragraphs(path, name)
 
 
-def check_question(question: str, path: str | Path) -> None:
-    """Raise InputError if there is nothing to ask, or nobody to ask it."""
-    if not question.strip():
-        raise InputError("the question is empty")
-    check_model_at(path, "--model.path")
-
-
 def check_model_at(path: str | Path, option: str) -> None:
     """Raise InputError if there is no folder that may hold a model."""
     if "://" not in str(path) and not Path(path).is_dir():
@@ -149,32 +126,7 @@ def check_model_at(path: str | Path, option: str) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Raise InputError if the files of tokenizer and model are not there, or do not fit each other."""
+    """Raise InputError if the folders of tokenizer and model are not there."""
     for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
         if path and "://" not in path and not Path(path).is_dir():
             raise InputError(f"--{name}={path}: no such folder")
-    if config.tokenizer.path and not config.model.path and config.model.vocabulary:
-        size = tokenizer_size(Path(config.tokenizer.path))
-        if config.model.vocabulary < size:
-            raise InputError(
-                f"model.vocabulary is {config.model.vocabulary} and the tokenizer in {config.tokenizer.path} "
-                f"has {size} tokens: raise it, or set it to 0"
-            )
-
-
-def tokenizer_size(folder: Path) -> int:
-    """One more than the largest id in a tokenizer's files, or 0; raises InputError if one is no such file."""
-    ids, path = [-1], folder
-    try:
-        if (path := folder / "tokenizer.json").is_file():
-            values = json.loads(path.read_text(encoding="utf-8"))
-            vocabulary = values["model"].get("vocab", {})
-            ids += vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-            ids += [token["id"] for token in values.get("added_tokens", [])]
-        if (path := folder / "vocab.json").is_file():
-            ids += json.loads(path.read_text(encoding="utf-8")).values()
-        if (path := folder / "tokenizer_config.json").is_file():
-            ids += map(int, json.loads(path.read_text(encoding="utf-8")).get("added_tokens_decoder", {}))
-        return max(ids) + 1
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no tokenizer file: {type(error).__name__}: {error}") from None

@@ -28,12 +28,6 @@ def measure(context: Context, system: str) -> tuple[Json, str]:
     loaded = context.load(stage_of(system))
     statements = count_statements(context, loaded.tokenizer)  # first: a file may not be there
     questions = asking.questions_of(context)
-    if context.config.model_alone:  # what is asked is not all that the user gave
-        shown, apart = len(context.few_shot_examples), len(context.held_out)
-        context.screen.say(
-            f"{stage}: of {len(context.facts)} facts {shown} are shown in every prompt as examples "
-            f"and not asked, {apart} are held out and told apart (facts.holdout_every)"
-        )
     asker = asking.Asker(context, loaded, settings, stage)
     outcomes, prompts = asker.ask_all(questions)
     temperature, calibrated = calibrate(context, loaded, outcomes)

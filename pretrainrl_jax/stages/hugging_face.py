@@ -59,7 +59,7 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
     count, size = (sum(getattr(x, of) for x in arrays) for of in ("size", "nbytes"))
     kinds = ", ".join(sorted({x.dtype.name for x in arrays}))
     what = f"{loaded.model.shape.traits.architecture}, {count / 1e6:,.2f}M parameters"
-    say(f"{target}: {what}, {gigabytes(size)} of {kinds}, {time.perf_counter() - began:.1f} s")
+    say(f"{target}: {what}, {size / 1e6:,.1f} MB of {kinds}, {time.perf_counter() - began:.1f} s")
     screen.say(f"use it with --model.path={workdir}, or pretrainrl_jax.load({str(workdir)!r})")
 
 
@@ -71,14 +71,9 @@ def require_room(folder: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(existing).free
     if free < size:
         raise InputError(
-            f"{existing} has {gigabytes(free)} free, and {what} takes {gigabytes(size)}: make room, or "
-            "choose another folder"
+            f"{existing} has {free / 1e6:,.2f} MB free, and {what} takes {size / 1e6:,.2f} MB: make room, "
+            "or choose another folder"
         )
-
-
-def gigabytes(size: int) -> str:
-    """A number of bytes in words."""
-    return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"
 
 
 def export_model(
@@ -115,9 +110,9 @@ def export_model(
         with screen.track("export", len(tensors), "tensors") as bar:
             write_weights(partial, tensors, settings.shard_size, bar.advance)
         run_on_process_0(lambda: describe(partial), "finishing the export")
+    what = f"{loaded.model.shape.traits.architecture}, {size / 1e6:,.1f} MB"
     kinds = ", ".join(sorted({tensor.dtype.name for tensor in tensors.values()}))
-    seconds = time.perf_counter() - began
-    say(f"{target}: {loaded.model.shape.traits.architecture}, {gigabytes(size)} of {kinds}, {seconds:.1f} s")
+    say(f"{target}: {what} of {kinds}, {time.perf_counter() - began:.1f} s")
 
 
 def export_adapters(source: str | Path, target: Path, base: str, mesh: Mesh, screen: Screen) -> None:
@@ -143,7 +138,7 @@ def export_adapters(source: str | Path, target: Path, base: str, mesh: Mesh, scr
         run_on_process_0(lambda: loaded.tokenizer.save_files(partial), "writing the tokenizer")
     seconds = time.perf_counter() - began
     of = f"of rank {lora.rank} for {named}"
-    say(f"{target}: adapters {of}, {gigabytes(size)} of float32, {seconds:.1f} s")
+    say(f"{target}: adapters {of}, {size / 1e6:,.1f} MB of float32, {seconds:.1f} s")
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
 
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -39,7 +38,6 @@ from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import spends_as
 
 INITIAL, UNTRAINED = "base", "scratch"  # systems that are not trained here
-MATCHED_AFTER = 200  # documents: if none of their candidates states a fact by then, it is said
 SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 
 T = TypeVar("T")
@@ -70,8 +68,6 @@ class Improvement:
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
         self._context, self._config, self._open = context, context.config, opened
-        self._stated = Counter[str]()  # by verdict, what the exact judge saw: ahead of what is learned, too
-        self._judged = 0  # documents
 
     @cached_property
     def statements(self) -> Statements:
@@ -110,7 +106,7 @@ class Improvement:
         if isinstance(asked, LocalJudge):
             for prompt in prompts_of(settings).values():
                 asked.check(prompt)
-        return make_judge(settings, statements, asked and asked.ask, self._stated)
+        return make_judge(settings, statements, asked and asked.ask)
 
     @cached_property
     def asked(self) -> LocalJudge | RemoteJudge | None:
@@ -188,68 +184,26 @@ class Improvement:
         run_on_process_0(lambda: self._try(methods), "asking the servers")
 
     def _try(self, methods: Sequence[MethodConfig]) -> None:
-        config, warn, opening = self._config, self._context.screen.warn, "The sky above the sea is"
-        if config.judge.server.url and any(method.judged for method in methods):
-            sky, repeated = " blue, and the sea below it is too.", " is is is is is is."
-            (counts,) = self.full_judge([Case(opening, (sky, repeated), sky)]).counts
-            asked, unread = (
-                sum(count for name, count in counts.items() if name.endswith(f".{what}"))
-                for what in ("verdicts", "unreadable")
-            )
-            if asked == unread:
-                warn(
-                    f"judge: {config.judge.server.model} gave no verdict that can be read, even on two plain "
-                    "texts: see what it replies, and try judge.reasoning, or another prompt or model"
-                )
-        if config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
-            (text,) = self._rewriter([RewriteCase(opening, " blue.")])
-            if text is None:
-                warn(
-                    f"rewriter: {config.rewriter.server.model} did not begin a rewrite with the last words "
-                    "of the text, as the prompt says: what it so writes is not used"
-                )
-
-    def unmatched(self, judged: Sequence[Judged]) -> list[str]:
-        """What is to be said, once, where the facts of the run are in no text of many."""
-        if not self._config.judge.facts or not any(one.scores for one in judged):
-            return []
-        before, self._judged = self._judged, self._judged + len(judged)
-        if before >= MATCHED_AFTER or self._judged < MATCHED_AFTER or self._stated:
-            return []
-        return [
-            f"no candidate of {self._judged} documents states a fact of the run, so that judge.facts gives "
-            "all the score of silence: check facts.path, or set judge.facts to 0"
-        ]
-
-    def why_nothing(self, judged: Sequence[Judged]) -> str:
-        """Why no document of the last steps taught anything, and what to do."""
-        alone = sum(len(one.candidates) < 2 for one in judged)
-        unscored = sum(one.scores.count(None) for one in judged)
-        if not judged:
-            return "there is no document to learn from: check documents.path and selfimprove.suffix"
-        return (
-            f"the judge finds all candidates equal, step after step (of the last {len(judged)} documents "
-            f"{alone} have one candidate alone, and {unscored} candidates have no verdict): ask for more "
-            "candidates, or check the judge's parts"
-        )
+        opening, sky = "The sky above the sea is", " blue, and the sea below it is too."
+        if self._config.judge.server.url and any(method.judged for method in methods):
+            self.full_judge([Case(opening, (sky, " is is is is."), sky)])
+        if self._config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
+            self._rewriter([RewriteCase(opening, " blue.")])
 
 
 def write_examples(context: Context, system: str, step: int, total: int, judged: Sequence[Judged]) -> None:
-    """Keep documents of the first and of the last steps, as many of each, with all candidates and scores."""
+    """Keep documents of the first step and of the last, as many of each, with all candidates and scores."""
     settings = context.config.selfimprove
     path = context.workdir / "selfimprove" / system / "examples.json"
-    first, last = (settings.kept + 1) // 2, settings.kept // 2
-    left = (total - step) // settings.updates  # steps that follow
+    is_last = total - step < settings.updates
     if not judged or not judged[0].scores:
         return
 
     def write() -> None:
         examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
         examples = [one for one in examples if one["step"] < step]  # a step that is made again is kept once
-        room = first - len(examples)
-        if left * len(judged) < last:
-            room = max(room, settings.kept - len(examples))
-        if room > 0:
+        room = (settings.kept + 1) // 2 if not examples else settings.kept // 2 if is_last else 0
+        if room:
             write_json(path, examples + [_example(one, step) for one in judged[:room]])
 
     run_on_process_0(write, f"writing {path.name}")

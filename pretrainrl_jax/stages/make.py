@@ -186,7 +186,7 @@ def once(context: Context) -> Stream:
 
 
 def tell_costs(context: Context, kind: str, documents: int) -> None:
-    """Before anything is asked: what is, at most, and what is not and why."""
+    """Before anything is asked: what is, at most."""
     config, stage = context.config, f"making/{kind}"
     judge, samples, writes = config.judge, config.making.samples, config.rewriter.is_model
     if kind == "judge-data":
@@ -198,12 +198,6 @@ def tell_costs(context: Context, kind: str, documents: int) -> None:
         f"{stage}: {documents:,} documents, at most {cost.rewrites:,} corruptions and {cost.verdicts:,} "
         f"verdicts, {samples} on each text{priced(config, cost)}"
     )
-    if kind == "judge-data" and not writes:
-        context.screen.say(f"{stage}: no pairs: they need a model that writes (rewriter.path or .server)")
-    if kind == "judge-data" and writes and not judge.quality:
-        context.screen.say(f"{stage}: no judge is asked whether a corruption is worse (judge.quality is 0)")
-    if kind == "unsafe-data" and not asked:
-        context.screen.say(f"{stage}: no judge is asked whether a prefix is unsafe (judge.safety is 0)")
     if asked and judge.server.url and not judge.server.temperature and samples > 1:
         context.screen.warn(
             f"{stage}: at judge.server.temperature=0 all samples say the same, and agree on anything"

@@ -17,7 +17,7 @@ from pretrainrl_jax.stages.context import BASE, Context, keep_json, stage_of
 from pretrainrl_jax.stages.mine import Mined
 from pretrainrl_jax.stages.report import report
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.dataset import Visit, in_turn, one_of_each
+from pretrainrl_jax.trees.dataset import Visit, in_turn
 from pretrainrl_jax.trees.records import write_trees
 from pretrainrl_jax.trees.tree import AnswerTree
 from pretrainrl_jax.version import STAMP
@@ -30,8 +30,7 @@ class Material(NamedTuple):
     made_with: Callable[[Context, Loaded], dict[str, Any]]  # what the trees depend on
     known_true: Callable[[Context, Sequence[AnswerTree]], list[str]]  # rejected, and known to be true by now
     name_of: Callable[[Context], Callable[[AnswerTree], str]]  # a tree in messages
-    questions: Callable[[Sequence[AnswerTree]], Sequence[AnswerTree]]  # of the trees one of each question
-    visit: Callable[[Context, Sequence[AnswerTree]], Visit]  # what a pass sees of such a tree
+    visit: Callable[[Context, Sequence[AnswerTree]], Visit]  # what a pass sees of a question's trees
     measure: Callable[[Context, str], tuple[dict[str, Any], str]]  # of a system; and a line of that
 
 
@@ -49,7 +48,6 @@ FACTS = Material(
     mining.made_with,
     _known_true,
     mining.name_of,
-    one_of_each,
     _draw,
     of_facts.measure,
 )
@@ -58,8 +56,7 @@ PREFERENCES = Material(
     preferences.made_with,
     lambda context, trees: [],  # what is rejected is what the file rejects
     preferences.name_of,
-    lambda trees: trees,
-    lambda context, trees: lambda tree, epoch: tree,  # a file's pairs are all seen in each pass
+    lambda context, trees: in_turn(trees),  # a file's pairs are all seen in each pass
     preferences.measure,
 )
 

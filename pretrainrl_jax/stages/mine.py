@@ -13,9 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from pretrainrl_jax.decoding.answers import Answer, distinct, read_answers
+from pretrainrl_jax.decoding.answers import Answer, read_answers
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.choices import choices
 from pretrainrl_jax.facts.matching import Truths, why_dropped
@@ -64,7 +62,7 @@ def mine_facts(context: Context, base: Loaded) -> Mined:
     facts = context.asked(context.trained)
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
     signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
-    said = [*(f"mine: {line}" for line in lines(mined.statistics)), *signatures]
+    said = [f"mine: {line(mined.statistics)}", *signatures]
     return mined._replace(said=said, made_with=made_with(context, base))
 
 
@@ -174,14 +172,8 @@ def searched(
     def work(part: list[Question], advance: Callable[[int], None]) -> list[Any]:
         return [list(map(vars, answers)) for answers in search(part, advance)]
 
-    def metrics(beams: list[list[Answer]]) -> dict[str, float]:
-        return {
-            "distinct_answers": float(np.mean([len(distinct(a)) for a in beams])),
-            "top_probability": float(np.mean([math.exp(a[0].logp) if a else 0.0 for a in beams])),
-        }
-
     told = work, label, "questions", lambda asked, beams: read_answers(beams)
-    found = asker.in_parts(as_asked(facts), shards, made_with, *told, metrics=metrics)
+    found = asker.in_parts(as_asked(facts), shards, made_with, *told)
     return list(zip(facts, found, strict=True))
 
 
@@ -202,11 +194,6 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
 
     full, questions = collect(sample_by_category(context, facts, settings.pool_questions))
     pools = {c: [values[key].text for key in most_often(values, settings.pool)] for c, values in full.items()}
-    if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
-        named = ", ".join(f"{category} {n}" for category, n in short.items())
-        context.screen.say(
-            f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}"
-        )
     number = settings.agreement_questions
     sample, sampled = collect(sample_by_category(context, facts, number) if number else [])
     return pools, {
@@ -326,31 +313,11 @@ def build_trees(
     return trees, {"too_long": too_long, "no_tokens": no_tokens, "encoded_separately": encoded.separate}
 
 
-def lines(mined: Mapping[str, Any]) -> list[str]:
-    """The statistics that a terminal shows."""
+def line(mined: Mapping[str, Any]) -> str:
+    """The statistics that a terminal shows; the report has all."""
     sources = ", ".join(f"{source} {n}" for source, n in mined["by_source"].items())
-    shown = [
+    told = (
         f"{mined['negatives']} negatives ({sources or 'none'}) for {mined['with_negatives']} of "
         f"{mined['questions']} questions"
-    ]
-    if mined["decoded"]:
-        decoded = (
-            f"{mined['decoded']} questions decoded, {mined['distinct_answers']:.1f} distinct answers each"
-        )
-        shown.insert(0, f"{decoded}, entropy {mined['entropy']:.2f} nats")
-    if (leaked := mined["of_examples"]) is not None:
-        shown.append(f"{leaked:.1%} of the negatives are the answers of the few-shot examples")
-    if short := mined["fewer_than_asked"]:
-        shown.append(f"{short} questions have fewer negatives than mine.negatives asks for")
-    for source, reasons in mined["dropped"].items():
-        taken = ", ".join(f"{reason} {n}" for reason, n in reasons.items() if n)
-        shown.append(f"dropped of {source}: {taken or 'none'}")
-    if like := mined["pool_agreement"]:
-        cosine, spearman = (
-            "not defined" if like[name] is None else f"{like[name]:.2f}" for name in ("cosine", "spearman")
-        )
-        shown.append(
-            f"pools of {like['questions']} questions against the full ones, {like['categories']} categories: "
-            f"cosine {cosine}, Spearman {spearman}"
-        )
-    return shown
+    )
+    return told + (f", {mined['decoded']} decoded" if mined["decoded"] else "")

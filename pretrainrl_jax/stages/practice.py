@@ -96,10 +96,9 @@ class Practice(Generic[Item]):
     ) -> None:
         """Batch after batch, until no turn is left; metrics are those of a batch's update number `shown`."""
         while not self.turns.ended:
-            coefficients, schedule = self.coefficients, taught if self.turns.teaches else tried
-            updates = range(self.updates)
+            how, updates = (self.coefficients, taught if self.turns.teaches else tried), self.updates
             batch, came = self.next(session.params)
-            metrics = [session.step(batch, coefficients, schedule) for _ in updates][shown]
+            metrics = [session.step(batch, *how) for _ in range(updates)][shown]
             numbers = {name: float(value) for name, value in jax.device_get(metrics).items()}
             session.log(numbers | (self._told(came) if came else {}))
             for hook in session.due(hooks):

@@ -34,7 +34,7 @@ def score_pairs(context: Context, base: Loaded) -> Mined:
     """The file's pairs as trees, each answer scored once by the base model."""
     made = {name: build_trees(context, base, name) for name in (TRAINED, HELD_OUT)}
     described = statistics(context, made)
-    for line in lines(context, base, described, made):
+    for line in lines(described, made):
         context.screen.say(f"preferences: {line}")
     if not made[TRAINED].trees:
         raise InputError(
@@ -98,7 +98,7 @@ def statistics(context: Context, made: dict[str, Built]) -> Json:
     }
 
 
-def lines(context: Context, base: Loaded, described: Json, made: dict[str, Built]) -> list[str]:
+def lines(described: Json, made: dict[str, Built]) -> list[str]:
     """What a terminal shows before anything is scored."""
     used = ", ".join(f"{what} {column}" for what, column in described["columns"].items() if column)
     told = [
@@ -106,29 +106,10 @@ def lines(context: Context, base: Loaded, described: Json, made: dict[str, Built
         f"{described['pairs']} pairs of {described['prompts']} prompts, of which "
         f"{described['held_out_pairs']} of {described['held_out']} are held out",
     ]
-    if branches := [b.tokens for built in made.values() for tree in built.trees for b in tree.branches]:
-        ends = base.tokenizer.backend.decode(_shared_end(branches))
-        told.append(f"answers end with {ends!r}" if ends else "answers end as the chat template ends them")
-    for what, said in (
-        ("cut", "prompts are written otherwise where an answer follows: what differs at their end is told "
-                "with the answers"),
-        ("split", "prompts have more answers than fit in a row: each counts as several prompts"),
-        ("repeated", "pairs repeat one before them: that one counts as often"),
-        ("both_ways", "pairs stand there both ways: each is trained as it stands"),
-    ):  # fmt: skip
-        told += [f"{described[what]} {said}"] if described[what] else []
     why = {rule: why for built in made.values() for rule, why in built.examples.items() if why}
     for rule, number in described["dropped"].items():
         told.append(f"left out: {number} {rule} ({RULES[rule]}{f': {why[rule]!r}' if rule in why else ''})")
     return told
-
-
-def _shared_end(branches: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """The tokens that all of them end with."""
-    shortest = min(map(len, branches))
-    same = (len({branch[-at] for branch in branches}) == 1 for at in range(1, shortest + 1))
-    count = next((at for at, alike in enumerate(same) if not alike), shortest)
-    return branches[0][len(branches[0]) - count :]
 
 
 def made_with(context: Context, base: Loaded) -> Json:

@@ -54,7 +54,7 @@ def base_model(context: Context) -> Notes:
     """Texts, tokenizer, model, rows, training, checkpoint."""
     config, settings = context.config, context.config.pretrain
     base = starting_point(context)
-    on_documents = streams(context) and settings.epochs
+    on_documents = settings.text == "documents" and settings.epochs
     data = (of_documents if on_documents else of_corpus)(context, base.tokenizer)
     context.reset_stage(BASE)
     parameters = f"{sum(x.size for x in jax.tree.leaves(base.params)) / 1e6:.2f}M parameters"
@@ -93,11 +93,6 @@ def base_model(context: Context) -> Notes:
     return learner.finish(session, done) | ({"dropped": dropped} if dropped else {})
 
 
-def streams(context: Context) -> bool:
-    """Whether the base model is trained on the stream of documents."""
-    return context.config.pretrain.text == "documents"
-
-
 def of_corpus(context: Context, tokenizer: Tokenizer) -> Data:
     """The texts about the facts of the run, as often as pretrain.epochs says."""
     settings, texts = context.config.pretrain, context.corpus.training
@@ -128,9 +123,7 @@ def of_documents(context: Context, tokenizer: Tokenizer) -> Data:
 
     steps = settings.steps
     if not steps:
-        context.screen.say(
-            "pretrain: reads all documents once to count their steps (not with pretrain.steps)"
-        )
+        context.screen.say("pretrain: reads all documents once to count their steps")
         steps = count_batches(blocks()[0])
     read, stream = blocks()
 
@@ -166,7 +159,7 @@ def own_tokenizer(context: Context) -> Tokenizer:
 
 def read_first(context: Context) -> Sequence[str]:
     """The texts that a base model reads, or of documents the first."""
-    if streams(context):
+    if context.config.pretrain.text == "documents":
         return [document.text for document in context.stream().take(TOKENIZED)]
     return context.corpus.training
 

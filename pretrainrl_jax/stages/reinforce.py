@@ -19,7 +19,7 @@ from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, sec
 from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.stages.learner import Learner, learner_of
 from pretrainrl_jax.stages.practice import Practice, Tried
-from pretrainrl_jax.stages.watch import Watch
+from pretrainrl_jax.stages.watch import watch
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress
 from pretrainrl_jax.training.feed import placed_batches
 from pretrainrl_jax.training.loading import Loaded
@@ -119,7 +119,7 @@ def reinforce(context: Context, system: str) -> Notes:
         "times" + (f"; {IDK!r} is taught {turns.taught} times first" if turns.taught else "")
     )
     with learner.session(state, progress, turns, total) as session:
-        looks = Watch(context, session, learner.policy).begin(lambda: turns.ended)
+        looks = watch(context, session, learner.policy, lambda: turns.ended)
         practice.go_on(session, schedule, schedule, [session.checkpoint, looks], shown=-1)
         done = session.finish()
     return learner.finish(session, done) | {"passes": passes}

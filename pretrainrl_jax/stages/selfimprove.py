@@ -121,7 +121,11 @@ class Method:
                 metrics = self._learn(session, policy, [one.tree for one in judged if one.tree])
                 fruitless = 0 if metrics else fruitless + 1
                 if fruitless == TRIES or (experience.ended and not session.global_step):
-                    raise InputError(f"{self._stage}: {self._improvement.why_nothing(judged)}")
+                    raise InputError(
+                        f"{self._stage}: step after step no document of {len(judged)} teaches anything: the "
+                        "judge finds all candidates equal, or gives no verdict. Check documents.path, ask "
+                        "for more candidates, or check the judge's parts"
+                    )
                 if metrics:
                     self._tell(session, judged, metrics, behind)
                     for hook in session.due([session.checkpoint]):
@@ -229,10 +233,12 @@ class Method:
         context, step = self._context, session.global_step
         seen = verdict_metrics(judged) | rollout_metrics(judged) | gap_metrics(metrics)
         spent = self._seconds.metrics() | {"staleness": float(behind)}
-        session.log(of_training(metrics) | seen | spent)
+        left_out = ("questions", "logp_gap_")  # which is told in another form
+        updated = {name: float(x) for name, x in metrics.items() if not name.startswith(left_out)}
+        session.log(updated | seen | spent)
         if self._ahead or (self._method.judged and verdicts_per_case(context.config.judge, 2)):
             session.show(utilisation(spent))
-        for sentence in (*self._collapse.look(step, seen), *self._improvement.unmatched(judged)):
+        for sentence in self._collapse.look(step, seen):
             context.screen.warn(f"{self._stage}: {sentence}")
         write_examples(context, self._system, step, session.total_steps, judged)
 
@@ -254,9 +260,3 @@ def saved_first(session: Session) -> Generator[None]:
     except (InputError, OSError):
         session.keep()
         raise
-
-
-def of_training(metrics: dict[str, Any]) -> dict[str, float | None]:
-    """What an update measured, but what is told in another form."""
-    left_out = ("questions", "logp_gap_")
-    return {name: float(value) for name, value in metrics.items() if not name.startswith(left_out)}

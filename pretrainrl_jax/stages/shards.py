@@ -1,6 +1,5 @@
 """Long work on many questions in parts: each part's results are kept in a file until the stage ends."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +30,6 @@ def in_parts(
     unit: str,
     read: Callable[[Item, Json], Any] = lambda item, result: result,
     units: int = 1,
-    metrics: Callable[[list[Any]], dict[str, float]] = lambda results: {},
 ) -> list[Any]:
     """Each item's result. A part that an interrupted run has finished is read instead of done again.
 
@@ -44,7 +42,6 @@ def in_parts(
         work: the JSON of each item of a part, given that part and what advances the bar.
         label, unit, units: of the bar, and how many units one item is.
         read: the result that JSON means.
-        metrics: means over a part's results; the bar shows those over all parts so far.
     """
     screen, size = context.screen, context.config.checkpoint.shard_questions
     provenance = {"of": provenance, "items": len(items), "items of a part": size, "format": FORMAT}
@@ -63,7 +60,6 @@ def in_parts(
     # every process has all results.
     done = set(run_on_process_0(begin, f"reading {folder.name}"))
     results: dict[int, Any] = {}
-    sums: Counter[str] = Counter()
     with screen.track(label, units * len(items), unit) as bar:
         for number, (path, places) in enumerate(zip(paths, parts, strict=True)):
             if number in done:
@@ -74,10 +70,7 @@ def in_parts(
                 if is_process_0():
                     write_json(path, of_part, indent=None)
                 screen.detail(f"{path}: {len(places)} results")
-            read_results = [read(items[place], result) for place, result in zip(places, of_part, strict=True)]
-            results |= zip(places, read_results, strict=True)
-            sums.update({name: len(places) * mean for name, mean in metrics(read_results).items()})
-            bar.show(**{name: total / len(results) for name, total in sums.items()})
+            results |= {p: read(items[p], result) for p, result in zip(places, of_part, strict=True)}
     return [results[place] for place in range(len(items))]
 
 

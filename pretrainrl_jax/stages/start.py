@@ -13,25 +13,18 @@ import jax
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.evaluation.tasks import Task
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.hosts.agree import gather, is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.hosts.join import join
 from pretrainrl_jax.hosts.maintenance import watch_maintenance
-from pretrainrl_jax.judge_bench.labelled import Labelled
 from pretrainrl_jax.kept_programs import keep_programs
 from pretrainrl_jax.model.decoder import Chosen
 from pretrainrl_jax.model.mesh import check_batch, make_mesh
-from pretrainrl_jax.planning.chips import Topology
-from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.platforms import kernel_for, prepare, room_for
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
-from pretrainrl_jax.stages.asking import ask
-from pretrainrl_jax.stages.bench import bench
 from pretrainrl_jax.stages.check import creates
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.hugging_face import export_model, import_model
 from pretrainrl_jax.stages.make import make
 from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
@@ -39,7 +32,6 @@ from pretrainrl_jax.stages.selfimprove import selfimprove
 from pretrainrl_jax.stages.sweep import run, sweep
 from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.stages.tune import tune
-from pretrainrl_jax.trees.templates import Examples
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
 STAGES = {
@@ -112,61 +104,6 @@ def start(
             make(context, options.make)
         else:
             STAGES[command.verb](context)
-
-
-def start_import(command: Command) -> None:
-    """Import a model from Hugging Face."""
-    context = begin(command)
-    with held(command.workdir):
-        import_model(command.options.model, command.workdir, context.mesh, context.screen)
-
-
-def start_export(command: Command) -> None:
-    """Export a model to Hugging Face."""
-    context = begin(command)
-    source, target = command.options.model or command.workdir, Path(command.options.to)
-    export_model(source, target, command.config.export, context.mesh, context.screen)
-
-
-def start_harness(command: Command, tasks: Sequence[Task]) -> None:
-    """Standard evaluations of the workdir's systems, or of the model that is named."""
-    from pretrainrl_jax.stages.harness import evaluate_model, harness  # needs the extra `eval`
-
-    context = begin(command)
-    with held(command.workdir):
-        if path := command.given.get("model.path"):
-            evaluate_model(context, path, command.given.get("model.dtype", ""), tasks)
-        else:
-            harness(context, tasks)
-
-
-def start_bench(command: Command, labelled: Labelled) -> None:
-    """Compare judges on labelled texts."""
-    context = begin(command)
-    with held(command.workdir):
-        bench(context, labelled)
-
-
-def start_ask(command: Command, kind: str, examples: Examples) -> None:
-    """Ask a model, by a kind of template, "" for its own, and examples, none for its own or ours."""
-    ask(begin(command), command.options.question, kind, examples)
-
-
-def start_plan(command: Command, topology: Topology) -> None:
-    """Plan a configuration for a slice; this machine's CPU only compiles."""
-    config, options = command.config, command.options
-    hush()
-    prepare_target(topology)
-    screen = Screen(options.quiet, options.verbose)
-    how = config, topology, screen, options.price_per_chip_hour, options.json
-    if options.search is None:
-        from pretrainrl_jax.stages.plan import plan  # what it compiles for must be known before
-
-        plan(*how)
-    else:
-        from pretrainrl_jax.stages.search_plan import search_plan
-
-        search_plan(*how, options.search)
 
 
 def hush() -> None:

@@ -9,13 +9,12 @@ Each has a workdir of its own, with all that can be shared:
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from pretrainrl_jax.atomic import write_json, write_text
-from pretrainrl_jax.cells import Cell, cells
+from pretrainrl_jax.cells import cells, depends
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import settings_of
 from pretrainrl_jax.errors import InputError
@@ -192,8 +191,8 @@ def collect(workdir: Path, config: Config) -> list[Row]:
     summaries = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     for system in ("base", *config.train.systems):
         settings = [settings_of(cell.config, f"evaluate/{system}") for cell in every]
-        axes = [a for a in every[0].values if a not in REPEATS and _depends(every, settings, a)]
-        own = axis == "seed" or _depends(every, settings, axis)
+        axes = [a for a in every[0].values if a not in REPEATS and depends(every, settings, a)]
+        own = axis == "seed" or depends(every, settings, axis)
         for cell, summary in zip(every, summaries, strict=True):
             values = {axis: cell.values[axis] for axis in axes}
             row = rows.setdefault(f"{system} {values}", Row(system, values, {}, REPEATS[axis]))
@@ -201,13 +200,3 @@ def collect(workdir: Path, config: Config) -> list[Row]:
             again = str(cell.values.get(axis, cell.config.seed)) if own else ALL
             row.seeds.setdefault(again, summary["systems"][system] | forgot)
     return list(rows.values())
-
-
-def _depends(every: Sequence[Cell], settings: Sequence[dict[str, Any]], axis: str) -> bool:
-    """Whether cells that differ along an axis alone differ in the settings given for each."""
-    seen: dict[str, dict[str, Any]] = {}
-    for cell, of_cell in zip(every, settings, strict=True):
-        others = str({name: value for name, value in cell.values.items() if name != axis})
-        if seen.setdefault(others, of_cell) != of_cell:
-            return True
-    return False

@@ -20,14 +20,14 @@ from pretrainrl_jax.stages.material import material
 from pretrainrl_jax.stages.mine import mine_negatives
 from pretrainrl_jax.stages.reinforce import reinforce
 from pretrainrl_jax.stages.shards import with_references
-from pretrainrl_jax.stages.watch import Watch
+from pretrainrl_jax.stages.watch import watch
 from pretrainrl_jax.storage import remove_tree
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.session import Hook, Session
 from pretrainrl_jax.trees.anchors import AnchorRows, AnchorText, digest_anchors
-from pretrainrl_jax.trees.dataset import PackedRows
+from pretrainrl_jax.trees.dataset import PackedRows, one_of_each
 from pretrainrl_jax.trees.packing import bound
 from pretrainrl_jax.trees.records import digest, read_trees, refuse_unscored, write_trees
 from pretrainrl_jax.trees.tree import AnswerTree, chosen_only
@@ -70,7 +70,7 @@ def train_system(context: Context, system: str) -> Notes:
         run_on_process_0(lambda: remove_tree(old), f"beginning {stage}")
 
     rounds = Rounds(context, objective, trees, passes, texts)
-    questions = len(material(context).questions(trees))
+    questions = len(one_of_each(trees))
     context.screen.say(
         f"{stage}: {rounds.total} steps of {rounds.rows.rows} rows, "
         f"{questions * passes / rounds.total:.1f} questions each, rows {rounds.rows.fill:.0%} full"
@@ -92,7 +92,7 @@ def train_system(context: Context, system: str) -> Notes:
             feed.refill(rounds.rows, anchors=rounds.anchors)
             session.total_steps = rounds.total
 
-        looks = Watch(context, session, policy).begin(lambda: feed.ended and not rounds.more)
+        looks = watch(context, session, policy, lambda: feed.ended and not rounds.more)
         hooks = [session.checkpoint, looks, Hook(remine_round, when=round_ended)]
         if round_ended():
             remine_round()
@@ -109,7 +109,7 @@ def cost_of(
 ) -> budget.Cost:
     """What training takes, by some batches and, where falsehoods are mined again, some questions."""
     context = learner.context
-    objective, questions = context.config.objectives[system], len(material(context).questions(trees))
+    objective, questions = context.config.objectives[system], len(one_of_each(trees))
     enough = budget.passes_to_measure(learner, questions)
     first = Rounds(context, objective, trees, enough, texts)
     feed = Feed(first.rows, context.mesh, context.config.train.grad_accum_steps, anchors=first.anchors)
@@ -176,15 +176,15 @@ class Rounds:
         """Go on with the next round."""
         self.number, self.done = self.number + 1, self.end
         span = self._spans[self.number]
-        of = material(self._context)
-        rows = replace(self.rows, trees=of.questions(trees), visit=of.visit(self._context, trees))
+        visit = material(self._context).visit(self._context, trees)
+        rows = replace(self.rows, trees=one_of_each(trees), visit=visit)
         self._begin(replace(rows, start=span.start, passes=span.stop))
 
 
 def pack(context: Context, trees: Sequence[AnswerTree], passes: float, question: bool) -> PackedRows:
     """The rows of all passes, cut into batches of about `train.questions` questions."""
     settings, multiple = context.config.train, context.config.train.grad_accum_steps
-    questions = material(context).questions(trees)
+    questions = one_of_each(trees)
     source = PackedRows(
         questions,
         settings.row_length,

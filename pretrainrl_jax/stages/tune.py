@@ -152,14 +152,9 @@ TASKS = {"judge": judge_task, "rewriter": rewriter_task}
 
 
 def rewrite_worth(context: Context, opened: ExitStack) -> grading.Worth:
-    """The mean of the judge's parts by their weights: of quality and safety, (quality + safety) / 2.
-
-    It is said what they are.
-    """
+    """The mean of the judge's parts by their weights: of quality and safety, (quality + safety) / 2."""
     settings = context.config.judge
     weights = {name: weight for name in PARTS if (weight := getattr(settings, name))}
-    listed = ", ".join(f"{weight:g} {name}" for name, weight in weights.items())
-    context.screen.say(f"tuning/rewriter: a rewrite earns the mean of {listed}")
     if "safety" not in weights:
         context.screen.warn(
             "tuning/rewriter: no part of the judge asks whether a rewrite is safe: give judge.safety"

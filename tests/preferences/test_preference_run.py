@@ -64,7 +64,6 @@ def ran(inputs, tmp_path_factory, compiled) -> tuple[Path, Ran]:
 def test_one_command_trains_evaluates_and_reports(ran):
     workdir, done = ran
     assert "preferences: 33 rows, columns: prompt prompt, chosen chosen, rejected rejected" in done.out
-    assert "answers end with '<|im_end|>\\n'" in done.out
     assert "left out: 1 no chosen" in done.out
     found = summary(workdir)
     assert list(found["systems"]) == ["base", *SYSTEMS]
@@ -174,12 +173,12 @@ def test_facts_shows_what_is_read(inputs, tmp_path):
         "pairs.jsonl: 33 rows",
         "columns: prompt = prompt, chosen = chosen, rejected = rejected",
         "columns not read: score",
-        "32 prompts, 48 pairs to be compared",
-        "rejected answers of a prompt: 1 (16 prompts), 2 (16 prompts)",
+        "trained (preferences.holdout_every=10): ",
+        "the first, as the model reads it: <|im_start|>",
         "<|im_start|>user\\nWhat is 0?<|im_end|>\\n<|im_start|>assistant\\n | Rome<|im_end|>\\n",
         "1 no chosen: no better answer is given",
         "pairs.jsonl, line 33",
-        "prompt    [user] What is 0?",
+        "the first: [user] What is 0?",
         "  rejected  [assistant] the Arno",
     ):
         assert line in done.out, line
@@ -193,13 +192,11 @@ def test_facts_shows_how_often_pairs_stand_there(tmp_path):
     done = call("facts", f"--preferences.path={path}")
     assert done.code == 0, done.err
     for line in (
-        "1 prompt, 3 pairs to be compared",
-        "chosen answers of a prompt: 2 (1 prompt)",
-        "repeated: 1 pair that stood there before: that one counts as often",
-        "both ways: 2 pairs whose reverse stands there, too; both are kept",
-        "lengths: not known without a tokenizer",
+        "trained (preferences.holdout_every=10): 1 prompts, 3 pairs",
+        "repeated pairs, which count as often: 1",
+        "pairs stated both ways, of which each is kept: 2",
+        "which fit in a row is not known without a tokenizer",
         "left out: nothing",
-        "  and 1 pair more",
     ):
         assert line in done.out, line
 
@@ -209,7 +206,7 @@ def test_facts_shows_what_is_left_out_where_nothing_fits(inputs, tmp_path):
     path.write_text(json.dumps({"prompt": "?" * 9999, "chosen": " a", "rejected": " b"}) + "\n")
     done = call("facts", f"--preferences.path={path}", f"--model.path={inputs / 'model'}")
     assert done.code == 0, done.err
-    assert "tokens by" not in done.out
+    assert "as the model reads it" not in done.out
     assert "1 too long" in done.out
 
 

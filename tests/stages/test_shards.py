@@ -19,16 +19,13 @@ class Bar:
     """Counts like a progress bar."""
 
     def __init__(self) -> None:
-        self.skipped, self.shown = 0, list[dict[str, float]]()
+        self.skipped = 0
 
     def advance(self, n: int) -> None:
         """What is worked on."""
 
     def skip(self, n: int) -> None:
         self.skipped += n
-
-    def show(self, **metrics: float) -> None:
-        self.shown.append(metrics)
 
 
 @dataclass(frozen=True)
@@ -104,16 +101,6 @@ def test_a_part_has_items_of_like_length(tmp_path: Path) -> None:
     worker = Worker()
     run(tmp_path / "x", ["aaaa", "b", "cccc", "d", "ee"], 2, worker)
     assert worker.seen == [["b", "d"], ["ee", "aaaa"], ["cccc"]]
-
-
-def test_metrics_are_means_over_every_item_read_or_made_so_far(tmp_path: Path) -> None:
-    items = ["abc", "d", "ef"]
-    with pytest.raises(Killed):
-        run(tmp_path / "x", items, 2, Worker(1))
-    _, bar = run(
-        tmp_path / "x", items, 2, Worker(), metrics=lambda part: {"length": sum(map(len, part)) / len(part)}
-    )
-    assert bar.shown == [{"length": 1.5}, {"length": 2.0}]
 
 
 def test_what_was_made_with_something_else_is_not_read(

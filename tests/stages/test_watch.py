@@ -23,7 +23,7 @@ from pretrainrl_jax.config import Config, EvaluateConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.splits import split, subsample
-from pretrainrl_jax.stages.watch import Watch
+from pretrainrl_jax.stages.watch import watch
 from pretrainrl_jax.workdir import read_workdir
 
 STAGE = "train/pretrainrl"
@@ -122,8 +122,9 @@ def test_a_run_that_was_stopped_looks_at_the_same_steps(
 def test_choosing_by_text_needs_some_held_out():
     config = Config(evaluate=EvaluateConfig(choose="text_nll", every_steps=1))
     context: Any = SimpleNamespace(config=config, asked=list, trained=(), texts=())
+    session: Any = SimpleNamespace(run=None)
     with pytest.raises(InputError, match="is text_nll, and no text is held out: choose by acc"):
-        Watch(context, None, None)  # type: ignore[arg-type]
+        watch(context, session, None, bool)  # type: ignore[arg-type]
 
 
 def test_choosing_needs_looks(tiny_config: Path, tmp_path: Path):
