@@ -1,19 +1,21 @@
-"""How far a loop is: one line that changes on a terminal, an occasional one in a log file or a notebook."""
+"""How far a loop is: a bar on a terminal, an occasional plain line in a log file or a notebook."""
 
 import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 from rich.console import Console
-from rich.live import Live
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TextColumn
 
 Metrics = Callable[[], dict[str, float]]
+Draw = Callable[[int, str], None]  # how much is done, and what there is to say
 
 LINE_SECONDS = 10.0
-TERMINAL_SECONDS = 0.5
+BAR_SECONDS = 0.5
+TEXT = 61  # columns left for "353/353 steps  6.13/s  0:56 taken  true -7.06  false -8.24"
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Track:
     """Counts finished work and draws it at most once an interval. Made by `track`."""
 
     def __init__(
-        self, total: int, unit: str, draw: Callable[[str], None], interval: float, clock: Callable[[], float]
+        self, total: int, unit: str, draw: Draw, interval: float, clock: Callable[[], float]
     ) -> None:
         self._total, self._unit = total, unit
         self._draw, self._interval, self._clock = draw, interval, clock
@@ -107,7 +109,7 @@ class Track:
             ending = ending or f"{duration(max(0, self._total - self._done) / rate)} left"
         parts += [ending] if ending else []
         parts += [f"{name.replace('_', ' ')} {short(value)}" for name, value in metrics.items()]
-        self._draw("  ".join(parts))
+        self._draw(self._done, "  ".join(parts))
 
 
 def short(value: float) -> str:
@@ -134,23 +136,39 @@ def track(
 ) -> Generator[Track]:
     """Show the progress of `total` units of work on stderr while the block runs.
 
-    On a terminal this is a line that is drawn anew when told to, without a thread of its own; elsewhere plain
-    lines, one about every ten seconds and one at the end.
+    On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
     """
     console = console or Console(stderr=True)
-    is_live = console.is_terminal and not console.is_dumb_terminal
-    with Live(console=console, auto_refresh=False) if is_live else nullcontext() as live:
-
-        def draw(text: str) -> None:
-            if live is None:
-                console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
-            else:
-                live.update(Text(f"{label}  {text}", no_wrap=True, overflow="ellipsis"), refresh=True)
-
-        tracked = Track(total, unit, draw, TERMINAL_SECONDS if is_live else LINE_SECONDS, clock)
+    is_bar = console.is_terminal and not console.is_dumb_terminal
+    with _bar(label, total, console) if is_bar else nullcontext(partial(_line, label, console)) as draw:
+        tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
         try:
             yield tracked
         except BaseException:
             tracked.finish(failed=True)
             raise
         tracked.finish()
+
+
+def _line(label: str, console: Console, done: int, text: str) -> None:
+    console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _bar(label: str, total: int, console: Console) -> Generator[Draw]:
+    """A bar that is drawn only when told to: no thread of its own, so nothing runs beside the loop."""
+    width = min(32, console.width - len(label) - TEXT)
+    columns = [
+        TextColumn("{task.description}", markup=False),
+        *([BarColumn(width)] if width >= 6 else []),  # the metrics need the room more
+        TextColumn("{task.fields[text]}", markup=False),
+    ]
+    with Progress(*columns, console=console, auto_refresh=False) as bar:
+        # A bar of nothing counts as full; rich would otherwise show it pulsing for ever.
+        task = bar.add_task(label, total=max(total, 1), completed=0 if total else 1, text="")
+        bar.refresh()
+
+        def draw(done: int, text: str) -> None:
+            bar.update(task, completed=done if total else 1, text=text, refresh=True)
+
+        yield draw

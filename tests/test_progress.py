@@ -97,20 +97,32 @@ def test_a_failure_passes_through_without_fetching_metrics(console: Console) -> 
     assert "Traceback" not in written(console)
 
 
-def test_a_terminal_gets_one_line_that_fits() -> None:
-    console, clock = terminal(width=60), Clock()
-    with track("train/[b]pretrainrl", 353, "steps", console=console, clock=clock) as progress:
+def test_a_terminal_gets_a_bar_that_fits() -> None:
+    console, clock = terminal(width=100), Clock()
+    with track("train/[b]pretrainrl", 4, "steps", console=console, clock=clock) as progress:
+        for _ in range(4):
+            clock.now += 1.0
+            progress.advance(1, loss=2.314)
+    text = written(console)
+    assert "━" in text
+    assert "[b]pretrainrl" in text  # a label is text, never markup
+    assert "2/4 steps" in text
+    assert "4/4 steps" in text
+
+
+def test_on_a_narrow_terminal_the_metrics_stay_and_the_bar_goes() -> None:
+    console, clock = terminal(width=80), Clock()
+    with track("train/pretrainrl", 353, "steps", console=console, clock=clock) as progress:
         clock.now += 1.0
         progress.advance(1)
         clock.now += 57.0
         progress.advance(352, true=-7.064, false=-8.243)
-    text = written(console).replace("\x1b[2K", "").replace("\x1b[?25h", "")
-    assert "1/353 steps" in text
-    last = [line for line in text.splitlines() if line.strip()][-1].rstrip()
-    # A label is text, never markup.
-    assert last.split("\r")[-1].startswith("train/[b]pretrainrl  353/353 steps  6.18/s  0:58 taken")
-    assert last.endswith("…")
-    assert len(last.split("\r")[-1]) <= 60
+    lines = written(console).replace("\x1b[2K", "").replace("\x1b[?25h", "").splitlines()
+    last = [line for line in lines if line.strip()][-1]
+    assert last.startswith("train/pretrainrl 353/353 steps")
+    assert last.rstrip().endswith("true -7.06  false -8.24")
+    assert len(last.rstrip()) <= 80
+    assert "━" not in last
 
 
 def test_a_terminal_shows_rate_and_metrics_and_takes_a_total_of_zero() -> None:
