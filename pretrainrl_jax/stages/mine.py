@@ -194,6 +194,11 @@ def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[st
 
     full, questions = collect(sample_by_category(context, facts, settings.pool_questions))
     pools = {c: [values[key].text for key in most_often(values, settings.pool)] for c, values in full.items()}
+    if short := {category: len(pool) for category, pool in pools.items() if len(pool) < settings.pool}:
+        named = ", ".join(f"{category} {n}" for category, n in short.items())
+        context.screen.say(
+            f"mine: categories where the model gives fewer than mine.pool={settings.pool} values: {named}"
+        )
     number = settings.agreement_questions
     sample, sampled = collect(sample_by_category(context, facts, number) if number else [])
     return pools, {
@@ -320,4 +325,6 @@ def line(mined: Mapping[str, Any]) -> str:
         f"{mined['negatives']} negatives ({sources or 'none'}) for {mined['with_negatives']} of "
         f"{mined['questions']} questions"
     )
+    if short := mined["fewer_than_asked"]:
+        told += f", {short} with fewer than mine.negatives"
     return told + (f", {mined['decoded']} decoded" if mined["decoded"] else "")
