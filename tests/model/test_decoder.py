@@ -97,16 +97,17 @@ def test_what_layers_report_stands_in_auxiliary(remat, monkeypatch):
 
     model, params = small_model(remat=remat)
     tokens = np.arange(2 * TIME).reshape(2, TIME)
-    assert plain(model, params, tokens).auxiliary == {}
+    assert jax.eval_shape(lambda params: plain(model, params, tokens), params).auxiliary == {}
     monkeypatch.setattr(layers, "MLP", Reporting)
-    reported = plain(model, params, tokens)
+    report = jax.jit(lambda params: plain(model, params, tokens))
+    reported = report(params)
     assert reported.auxiliary.keys() == {"size", "count"}
     np.testing.assert_array_equal(reported.auxiliary["count"], [2 * TIME * 16] * 2)
     sizes = reported.auxiliary["size"]  # [layers, batch, time]
     for silent in range(2):  # a layer whose MLP gives nothing
         down = params["layers"]["mlp"]["down"].at[silent].set(0)
         mlp = params["layers"]["mlp"] | {"down": down}
-        without = plain(model, params | {"layers": params["layers"] | {"mlp": mlp}}, tokens).auxiliary["size"]
+        without = report(params | {"layers": params["layers"] | {"mlp": mlp}}).auxiliary["size"]
         assert (sizes[silent] > 0).all()
         np.testing.assert_array_equal(without[silent], 0)
         assert (without[1 - silent] > 0).all()
