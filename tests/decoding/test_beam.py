@@ -306,79 +306,6 @@ def test_unused_places_are_blank():
     assert not (tokens == 7).any()
 
 
-@pytest.fixture
-def stepped(monkeypatch):
-    """How many rows each step of a search reads."""
-    steps: list[int] = []
-
-    def counted(model, params, tokens, *more):
-        jax.debug.callback(lambda: steps.append(len(tokens)), ordered=True)
-        return extend(model, params, tokens, *more)
-
-    monkeypatch.setattr(beam_module, "extend", counted)
-    beam_search.clear_cache()
-    yield steps
-    beam_search.clear_cache()
-
-
-def some(number: int = 16) -> list[tuple[int, ...]]:
-    rng = np.random.default_rng(0)
-    return [tuple(rng.integers(0, 11, rng.integers(1, 9)).tolist()) for _ in range(number)]
-
-
-OFTEN = (1, 3, 5, 6, 7, 9, 10)  # terminators: searches end, some sooner than others
-
-
-@pytest.mark.parametrize("constrained", [False, True])
-def test_the_last_few_of_a_batch_go_on_alone_and_find_the_same(stepped, constrained):
-    """Together and each by itself: the same beams."""
-    model, params = small_model(1, 2.0, vocabulary=11)
-    more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
-    together = search(model, params, some(), OFTEN, 3, limit=9, **more)
-    jax.effects_barrier()
-    assert {*stepped} == {16, 4}
-    assert sorted(stepped, reverse=True) == stepped
-    wanted = [search(model, params, [prompt], OFTEN, 3, limit=9, **more)[0] for prompt in some()]
-    for found, alone in zip(together, wanted, strict=True):
-        assert_same(found, alone)
-
-
-@pytest.mark.parametrize(("number", "batch", "constrained"), [(30, 8, False), (20, 8, True), (9, 3, False)])
-def test_questions_that_wait_take_the_places_of_those_that_stopped(stepped, number, batch, constrained):
-    """The same beams as each by itself; no batch waits for its slowest question."""
-    model, params = small_model(1, 2.0, vocabulary=11)
-    more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
-    asked = some(number)
-    together = search(model, params, asked, OFTEN, 3, limit=9, batch=batch, **more)
-    jax.effects_barrier()
-    taken, alone, takes = sum(stepped), [], []
-    for prompt in asked:
-        stepped.clear()
-        alone += search(model, params, [prompt], OFTEN, 3, limit=9, batch=1, **more)
-        jax.effects_barrier()
-        takes.append(len(stepped))
-    for found, wanted in zip(together, alone, strict=True):
-        assert_same(found, wanted)
-    order = sorted(range(number), key=lambda i: len(asked[i]))  # as they are searched
-    in_batches = [[takes[i] for i in order[start : start + batch]] for start in range(0, number, batch)]
-    assert taken < batch * sum(map(max, in_batches))
-    assert taken >= sum(takes)
-    assert len({*takes}) > (1 if constrained else 3)
-
-
-def test_rows_that_fill_up_a_batch_prolong_nothing(stepped):
-    model, params = small_model(5, 2.0, vocabulary=11)
-    takes = {}
-    for batch in (1, 3):
-        for prompt in some()[:6]:
-            stepped.clear()
-            search(model, params, [prompt], OFTEN, 3, limit=9, batch=batch)
-            jax.effects_barrier()
-            takes.setdefault(batch, []).append(len(stepped))
-    assert takes[1] == takes[3]
-    assert len({*takes[1]}) > 1
-
-
 # decode: any number of prompts of any length
 
 
@@ -470,3 +397,87 @@ def test_questions_are_asked_in_the_template_and_end_at_its_terminators(tmp_path
     prompts = [tokenizer.encode(text) for text in texts]
     wanted = decode(model, params, prompts, template.terminators(tokenizer, tokenizer.size), **settings)
     assert answered == [[read_answer(tokenizer, h) for h in beams] for beams in wanted]
+
+
+# Steps, counted in programs of their own: these tests come last
+
+
+@pytest.fixture(scope="module")
+def counting():
+    """A search that is compiled, once for all tests, with a count of each step's rows."""
+    steps: list[int] = []
+
+    def counted(model, params, tokens, *more):
+        jax.debug.callback(lambda: steps.append(len(tokens)), ordered=True)
+        return extend(model, params, tokens, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam_module, "extend", counted)
+        beam_search.clear_cache()
+        yield steps
+    beam_search.clear_cache()
+
+
+@pytest.fixture
+def stepped(counting):
+    """How many rows each step of a search reads."""
+    counting.clear()
+    return counting
+
+
+def some(number: int = 16) -> list[tuple[int, ...]]:
+    rng = np.random.default_rng(0)
+    return [tuple(rng.integers(0, 11, rng.integers(1, 9)).tolist()) for _ in range(number)]
+
+
+OFTEN = (1, 3, 5, 6, 7, 9, 10)  # terminators: searches end, some sooner than others
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_last_few_of_a_batch_go_on_alone_and_find_the_same(stepped, constrained):
+    """Together and each by itself: the same beams."""
+    model, params = small_model(1, 2.0, vocabulary=11)
+    more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
+    together = search(model, params, some(), OFTEN, 3, limit=9, **more)
+    jax.effects_barrier()
+    assert {*stepped} == {16, 4}
+    assert sorted(stepped, reverse=True) == stepped
+    wanted = [search(model, params, [prompt], OFTEN, 3, limit=9, **more)[0] for prompt in some()]
+    for found, alone in zip(together, wanted, strict=True):
+        assert_same(found, alone)
+
+
+@pytest.mark.parametrize(("number", "batch", "constrained"), [(30, 8, False), (20, 8, True), (9, 3, False)])
+def test_questions_that_wait_take_the_places_of_those_that_stopped(stepped, number, batch, constrained):
+    """The same beams as each by itself; no batch waits for its slowest question."""
+    model, params = small_model(1, 2.0, vocabulary=11)
+    more = {"constraint": Automaton(random_automaton(1, 3, 11))} if constrained else {}
+    asked = some(number)
+    together = search(model, params, asked, OFTEN, 3, limit=9, batch=batch, **more)
+    jax.effects_barrier()
+    taken, alone, takes = sum(stepped), [], []
+    for prompt in asked:
+        stepped.clear()
+        alone += search(model, params, [prompt], OFTEN, 3, limit=9, batch=1, **more)
+        jax.effects_barrier()
+        takes.append(len(stepped))
+    for found, wanted in zip(together, alone, strict=True):
+        assert_same(found, wanted)
+    order = sorted(range(number), key=lambda i: len(asked[i]))  # as they are searched
+    in_batches = [[takes[i] for i in order[start : start + batch]] for start in range(0, number, batch)]
+    assert taken < batch * sum(map(max, in_batches))
+    assert taken >= sum(takes)
+    assert len({*takes}) > (1 if constrained else 3)
+
+
+def test_rows_that_fill_up_a_batch_prolong_nothing(stepped):
+    model, params = small_model(5, 2.0, vocabulary=11)
+    takes = {}
+    for batch in (1, 3):
+        for prompt in some()[:6]:
+            stepped.clear()
+            search(model, params, [prompt], OFTEN, 3, limit=9, batch=batch)
+            jax.effects_barrier()
+            takes.setdefault(batch, []).append(len(stepped))
+    assert takes[1] == takes[3]
+    assert len({*takes[1]}) > 1

@@ -74,7 +74,7 @@ def next_logits(model, params, tokens) -> np.ndarray:
     """Logits after a sequence, by a plain forward pass without a cache."""
     padded = np.zeros((1, 32), np.int32)
     padded[0, : len(tokens)] = tokens
-    return np.asarray(model.logits(params, padded)[0, len(tokens) - 1])
+    return np.asarray(model.logits(params, padded))[0, len(tokens) - 1]
 
 
 # The distribution

@@ -1,6 +1,6 @@
 """The programs of a large model compiled for eight devices, nothing of it allocated.
 
-Run as `python -m helpers.large_programs FILE`: it simulates the devices and writes to the file what
+Run as `python -m helpers.large_programs FILE MESH…`: it simulates the devices and writes to the file what
 `test_compiled_meshes` reads.
 """
 
@@ -147,5 +147,5 @@ def programs(mesh: Mesh) -> dict[str, Any]:
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     best_tokens.CPU_BLOCK = best_tokens.BLOCK  # as on the accelerators that these programs are read for
-    results = {name: programs(make_mesh(MeshConfig(*sizes))) for name, sizes in MESHES.items()}
+    results = {name: programs(make_mesh(MeshConfig(*MESHES[name]))) for name in sys.argv[2:]}
     Path(sys.argv[1]).write_bytes(pickle.dumps(results))

@@ -2,13 +2,14 @@
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import large_programs
 from helpers.compiled_programs import Loop, Program
-from helpers.eight_devices import results
+from helpers.eight_devices import asked_meshes, results
 from helpers.large_programs import BATCH, BEAMS, GROWN, MESHES, PROMPT, SAMPLES, SHAPE, VOCABULARY, WIDTH
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK, GROUP
@@ -27,10 +28,24 @@ PROGRAMS = ("step", "accumulating", "search", "draw", "first")
 FORWARD, BACKWARD = "/jvp(Decoder)/while", "/transpose(jvp(Decoder))/while"  # the step's loops over layers
 
 
+def on(meshes: Iterable[str]) -> pytest.MarkDecorator:
+    """A test on each of these meshes. Of the axes along which one cuts, others cut along each: it is slow."""
+    slow = pytest.mark.slow
+    return pytest.mark.parametrize(
+        "mesh", [pytest.param(mesh, marks=slow) if mesh == "1x8x1" else mesh for mesh in meshes]
+    )
+
+
+each_mesh = on(MESHES)
+
+
 @pytest.fixture(scope="module")
-def compiled_large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of each mesh its programs."""
-    return results(large_programs, tmp_path_factory.mktemp("large") / "programs")
+def compiled_large(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Of each mesh that is asked about its programs."""
+    meshes = asked_meshes(request, MESHES)
+    return results(large_programs, tmp_path_factory.mktemp("large") / "programs", *meshes)
 
 
 # Every way in which one loop may hide what it sends: results in a tuple, asynchronous, in what it calls.
@@ -100,7 +115,7 @@ def exchanged(loop: Loop) -> list[tuple[str, tuple[tuple[int, ...], ...], frozen
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_blocks_of_the_vocabulary_are_walked_alone(compiled_large: dict[str, Any], mesh: str) -> None:
     """No device hears of another within a loop over blocks, but for the block itself where fsdp cuts it.
 
@@ -124,7 +139,7 @@ def test_blocks_of_the_vocabulary_are_walked_alone(compiled_large: dict[str, Any
     assert len(step.loops("vocabulary/while")) == 2  # and no others
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_a_search_sends_no_logits(compiled_large: dict[str, Any], mesh: str) -> None:
     """Of each step's logits a device tells the others the best few of each beam, when its fold is done."""
     search = program(compiled_large, mesh, "search")
@@ -139,7 +154,7 @@ def test_a_search_sends_no_logits(compiled_large: dict[str, Any], mesh: str) -> 
     assert largest <= rows * BEAMS * WIDTH < rows * BEAMS * VOCABULARY // tensor
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_rows_of_the_best_groups_alone_are_sent(compiled_large: dict[str, Any], mesh: str) -> None:
     """Where fsdp cuts the head a device asks for the rows of one group of each beam at a time."""
     of_group, fsdp = BATCH // parts(mesh, "data", "fsdp") * GROUP, parts(mesh, "fsdp")
@@ -152,7 +167,7 @@ def test_rows_of_the_best_groups_alone_are_sent(compiled_large: dict[str, Any], 
         assert {one.groups for one in loop.collectives} <= {along(mesh, "fsdp")}
 
 
-@pytest.mark.parametrize("mesh", [name for name in MESHES if parts(name, "fsdp") > 1])
+@on([name for name in MESHES if parts(name, "fsdp") > 1])
 def test_a_search_of_copied_weights_gathers_them_once(compiled_large: dict[str, Any], mesh: str) -> None:
     """In the loops over tokens and over blocks of the vocabulary nobody hears of any weight."""
     search = program(compiled_large, mesh, "copying")
@@ -166,7 +181,7 @@ def test_a_search_of_copied_weights_gathers_them_once(compiled_large: dict[str, 
     assert once == [("all-gather", along(mesh, "fsdp"))] * 2  # embedding and head
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_what_devices_tell_each_other_is_found(compiled_large: dict[str, Any], mesh: str) -> None:
     """The loops over layers hold what they must, so the tests beside this one would see it elsewhere."""
     step = program(compiled_large, mesh, "step")
@@ -180,7 +195,7 @@ def test_what_devices_tell_each_other_is_found(compiled_large: dict[str, Any], m
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_no_device_holds_more_of_a_table_than_its_part(
     compiled_large: dict[str, Any], mesh: str, name: str
 ) -> None:
@@ -192,7 +207,7 @@ def test_no_device_holds_more_of_a_table_than_its_part(
     assert sizes["temporaries"] < allowed, f"{sizes['temporaries'] / (2 * TABLE):.2f} tables"
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_a_device_is_given_its_part_of_the_state_and_keeps_it(
     compiled_large: dict[str, Any], mesh: str
 ) -> None:
@@ -208,7 +223,7 @@ def test_a_device_is_given_its_part_of_the_state_and_keeps_it(
     assert program["step"]["kept"] == program["state"]
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_each_layers_gradient_is_summed_and_cut_before_the_next_one(
     compiled_large: dict[str, Any], mesh: str
 ) -> None:
@@ -235,7 +250,7 @@ def test_each_layers_gradient_is_summed_and_cut_before_the_next_one(
     assert not [one for one in step.outside("while") for shape in one.shapes if shape[:1] == (SHAPE.layers,)]
 
 
-@pytest.mark.parametrize("mesh", MESHES)
+@each_mesh
 def test_caches_lie_over_rows_and_heads(compiled_large: dict[str, Any], mesh: str) -> None:
     """Keys and values of what beams and samples have grown, for each device's rows and heads alone."""
     rows, heads = BATCH // parts(mesh, "data", "fsdp"), SHAPE.kv_heads // parts(mesh, "tensor")

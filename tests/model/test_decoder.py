@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import re
 
 import flax.linen as nn
@@ -96,16 +97,17 @@ def test_what_layers_report_stands_in_auxiliary(remat, monkeypatch):
 
     model, params = small_model(remat=remat)
     tokens = np.arange(2 * TIME).reshape(2, TIME)
-    assert plain(model, params, tokens).auxiliary == {}
+    assert jax.eval_shape(lambda params: plain(model, params, tokens), params).auxiliary == {}
     monkeypatch.setattr(layers, "MLP", Reporting)
-    reported = plain(model, params, tokens)
+    report = jax.jit(lambda params: plain(model, params, tokens))
+    reported = report(params)
     assert reported.auxiliary.keys() == {"size", "count"}
     np.testing.assert_array_equal(reported.auxiliary["count"], [2 * TIME * 16] * 2)
     sizes = reported.auxiliary["size"]  # [layers, batch, time]
     for silent in range(2):  # a layer whose MLP gives nothing
         down = params["layers"]["mlp"]["down"].at[silent].set(0)
         mlp = params["layers"]["mlp"] | {"down": down}
-        without = plain(model, params | {"layers": params["layers"] | {"mlp": mlp}}, tokens).auxiliary["size"]
+        without = report(params | {"layers": params["layers"] | {"mlp": mlp}}).auxiliary["size"]
         assert (sizes[silent] > 0).all()
         np.testing.assert_array_equal(without[silent], 0)
         assert (without[1 - silent] > 0).all()
@@ -243,8 +245,8 @@ def test_logits_are_hidden_times_head():
     np.testing.assert_array_equal(changed[:, :7], logits[:, :7])  # nothing sees what comes after it
 
 
-def squares(model):
-    """A loss of packed trees, with its gradient."""
+def squares(model, params):
+    """A loss of packed trees with its gradient, compiled."""
     rows = packed()
 
     def loss(params):
@@ -252,16 +254,21 @@ def squares(model):
         hidden = model.hidden(params, rows.tokens, rows.positions, mask).hidden
         return (project(hidden, model.head(params)) ** 2).mean()
 
-    return jax.jit(jax.value_and_grad(loss))
+    return jax.jit(jax.value_and_grad(loss)).lower(params).compile()
+
+
+@functools.cache
+def compiled_squares(family, remat):
+    """The same of a family's model, with biases where it may have them; and its parameters."""
+    model, params = small_model(family=family, **FURTHER.get(family, {"qkv_bias": True, "mlp_bias": True}))
+    return squares(Model(dataclasses.replace(model.shape, remat=remat)), params), params
 
 
 @pytest.mark.parametrize("family", ["qwen3", "olmo2", *FURTHER])
 @pytest.mark.parametrize("remat", layers.KEPT)
 def test_remat_changes_neither_values_nor_gradients(remat, family):
-    more = FURTHER.get(family, {"qkv_bias": True, "mlp_bias": True})
-    model, params = small_model(family=family, **more)
-    remade = Model(dataclasses.replace(model.shape, remat=remat))
-    recomputed, wanted = squares(remade)(params), squares(model)(params)
+    (remade, params), (kept, _) = (compiled_squares(family, r) for r in (remat, "none"))
+    recomputed, wanted = remade(params), kept(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), recomputed, wanted)
     assert float(wanted[0]) > 0.1
 
@@ -269,11 +276,13 @@ def test_remat_changes_neither_values_nor_gradients(remat, family):
 def test_rotating_by_a_product_changes_neither_values_nor_gradients(monkeypatch):
     """As long rows do on TPUs."""
     model, params = small_model()
-    wanted, times = squares(model)(params), []
+    wanted, times = squares(model, params)(params), []
     monkeypatch.setattr(layers, "rotates_by_product", lambda layout, time: times.append(time) or True)
     other = Model(dataclasses.replace(model.shape, remat="full"))  # what was compiled is not taken again
     near = {"rtol": 1e-5, "atol": 1e-6}
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), squares(other)(params), wanted)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **near), squares(other, params)(params), wanted
+    )
     assert set(times) == {packed().tokens.shape[1]}
 
 
@@ -282,8 +291,7 @@ def test_the_more_is_kept_the_fewer_products_a_gradient_takes(family, last):
     """A layer has 9: 7 with weights, the last of which a norm may read (`last`), and 2 of attention."""
 
     def count(remat):
-        model, params = small_model(family=family, remat=remat)
-        return len(re.findall(r" dot\(", squares(model).lower(params).compile().as_text()))
+        return len(re.findall(r" dot\(", compiled_squares(family, remat)[0].as_text()))
 
     counts = {remat: count(remat) for remat in ("full", "attention", "up", "products", "none")}
     more = {remat: counts[remat] - counts["none"] for remat in counts}

@@ -1,6 +1,7 @@
 """Mixtures of experts against their definition, against transformers, and on eight devices."""
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,8 +14,6 @@ from helpers.eight_devices import asked_meshes, distance, results
 from helpers.expert_results import KINDS, MESHES, ONE
 from helpers.mesh_results import COEFFICIENTS, SCHEDULE, SETTINGS, trees
 from helpers.models_and_trees import small_model
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from pretrainrl_jax.config import MeshConfig, ModelConfig
@@ -61,23 +60,38 @@ def every_expert(x: jax.Array, routed: Any, matrices: Matrices, activation: Any)
     return jnp.einsum("rtef,efm,rte->rtm", activation(gate) * up, matrices.down.weight, weights)
 
 
-@given(
-    st.integers(0, 99), st.integers(1, 3), st.integers(1, 9), st.integers(1, 7), st.integers(1, 7),
-    st.booleans(), st.sampled_from([0.1, 30.0]),
-)  # fmt: skip
-@settings(max_examples=15, deadline=None)
-def test_a_mixture_is_what_each_expert_gives_of_each_token(
-    seed: int, rows: int, time: int, experts: int, chosen: int, normalised: bool, skew: float
-) -> None:
-    """However unequally they are chosen: no token is dropped. In float64 by NumPy."""
-    chosen = min(chosen, experts)
-    x, logits, matrices = drawn(seed, rows, time, experts, skew)
+@partial(jax.jit, static_argnums=(3, 4))
+def mixed(x: Any, logits: Any, matrices: Matrices, chosen: int, normalised: bool) -> Any:
+    """A mixture as it is computed, and by its definition."""
     routed = route(logits, chosen, normalised)
     ours = mix_experts(x, routed, matrices, jax.nn.silu, ONE_DEVICE)
+    return ours, every_expert(x, routed, matrices, jax.nn.silu)
+
+
+# Rows, time, experts, chosen ones, and whether their weights add up to 1: each is compiled once.
+MIXED = [
+    (1, 1, 1, 1, True), (1, 9, 7, 1, False), (3, 1, 4, 4, True), (2, 5, 3, 2, False), (3, 9, 7, 5, True),
+    (3, 7, 2, 2, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rows", "time", "experts", "chosen", "normalised"), MIXED)
+@pytest.mark.parametrize("skew", [0.1, 30.0])
+def test_a_mixture_is_what_each_expert_gives_of_each_token(
+    rows: int, time: int, experts: int, chosen: int, normalised: bool, skew: float
+) -> None:
+    """However unequally they are chosen: no token is dropped. In float64 by NumPy."""
+    for seed in range(3):
+        assert_mixed(*drawn(seed, rows, time, experts, skew), chosen, normalised)
+
+
+def assert_mixed(x: Any, logits: Any, matrices: Matrices, chosen: int, normalised: bool) -> None:
+    ours, reference = mixed(x, logits, matrices, chosen, normalised)
+    rows, time, _ = x.shape
     wide, (gate, up, down) = np.asarray(x, np.float64), (np.asarray(m.weight, np.float64) for m in matrices)
-    wanted = np.zeros_like(wide)
+    wanted, router = np.zeros_like(wide), np.asarray(logits, np.float64)
     for row, at in np.ndindex(rows, time):
-        scores = np.exp(np.asarray(logits[row, at], np.float64))
+        scores = np.exp(router[row, at])
         scores /= scores.sum()
         best = np.argsort(-scores, kind="stable")[:chosen]
         for expert in best:
@@ -85,7 +99,6 @@ def test_a_mixture_is_what_each_expert_gives_of_each_token(
             given = (open_to / (1 + np.exp(-open_to)) * (wide[row, at] @ up[expert])) @ down[expert]
             wanted[row, at] += given * scores[expert] / (scores[best].sum() if normalised else 1.0)
     np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
-    reference = every_expert(x, routed, matrices, jax.nn.silu)
     np.testing.assert_allclose(reference, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
 
 
@@ -117,9 +130,12 @@ def test_adapters_of_experts_are_merged_into_what_they_compute() -> None:
 
     beside = Matrices(*(adapted(matrix) for matrix in matrices))
     merged = Matrices(*(Matrix(m.weight + 0.3 * jnp.einsum("eir,ero->eio", m.a, m.b)) for m in beside))
-    routed = route(logits, 2, True)
-    ours = mix_experts(x, routed, beside, jax.nn.silu, ONE_DEVICE, scale=0.3)
-    wanted = mix_experts(x, routed, merged, jax.nn.silu, ONE_DEVICE)
+
+    @partial(jax.jit, static_argnames="scale")
+    def mix(matrices: Matrices, scale: float = 1.0) -> jax.Array:
+        return mix_experts(x, route(logits, 2, True), matrices, jax.nn.silu, ONE_DEVICE, scale=scale)
+
+    ours, wanted = mix(beside, scale=0.3), mix(merged)
     np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -149,7 +165,7 @@ def test_a_prefix_counts_once_and_padding_not_at_all() -> None:
     tokens = np.array([[5, 6, 7, 8, 9, 1, 1]])
     rows = TreeRows(jnp.asarray(tree_id), jnp.asarray(branch_id))
     for visible in (rows, tree_mask(tree_id, branch_id)):
-        states = model.hidden(params, jnp.asarray(tokens), jnp.asarray(positions), visible)
+        states = jax.jit(model.hidden)(params, jnp.asarray(tokens), jnp.asarray(positions), visible)
         np.testing.assert_allclose(states.auxiliary[LOAD].sum(-1), [5 * 2] * 2, rtol=1e-6)
         np.testing.assert_allclose(states.auxiliary[PROBABILITY].sum(-1), [5] * 2, rtol=1e-6)
 

@@ -50,8 +50,8 @@ def sharp_peer(family: str) -> Any:
     return theirs
 
 
-# A compilation for each width takes seconds: 1 and 20 beams are searched in some families.
-WIDTHS = {family: (1, 5, 20) if family in ("qwen3", "llama3", "mistral") else (5,) for family in FAMILIES}
+# A compilation for each width takes seconds: 1 and 20 beams are searched in few families.
+WIDTHS = dict.fromkeys(FAMILIES, (5,)) | {"qwen3": (1, 5, 20), "mistral": (5, 20)}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -66,16 +66,31 @@ def theirs_of(trainer: Any, coefficients: Coefficients) -> torch.Tensor:
     return trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset)))
 
 
+# Of a model one program, and one for its gradient, whatever terms are asked for.
+
+logps_of = jax.jit(target_logps, static_argnums=0)
+
+
 @partial(jax.jit, static_argnums=0)
-def ours_of(
-    model: Model, params: Params, rows: PackedBatch, coefficients: Coefficients
-) -> tuple[jax.Array, Params]:
-    """Our loss and its gradients."""
+def pulled_back(model: Model, params: Params, rows: PackedBatch, of_logps: jax.Array) -> Params:
+    """Gradients of parameters from those of log-probabilities."""
+    return jax.vjp(lambda params: target_logps(model, params, rows), params)[1](of_logps)[0]
 
-    def loss(params: Params) -> jax.Array:
-        return total_loss(target_logps(model, params, rows), rows, coefficients, count(rows), "token")[0]
 
-    return jax.value_and_grad(loss)(params)
+@jax.jit
+def loss_of_logps(logps: jax.Array, rows: PackedBatch, coefficients: Coefficients) -> Any:
+    return jax.value_and_grad(lambda x: total_loss(x, rows, coefficients, count(rows), "token")[0])(logps)
+
+
+def loss_of(model: Model, params: Params, rows: PackedBatch, coefficients: Coefficients) -> float:
+    """Our loss."""
+    return float(loss_of_logps(logps_of(model, params, rows), rows, coefficients)[0])
+
+
+def gradients_of_ours(model: Model, params: Params, rows: PackedBatch, coefficients: Coefficients) -> Params:
+    """Its gradients."""
+    _, of_logps = loss_of_logps(logps_of(model, params, rows), rows, coefficients)
+    return pulled_back(model, params, rows, of_logps)
 
 
 def tokens_of(trainer: Any) -> list[tuple[tuple[int, ...], ...]]:
@@ -104,13 +119,13 @@ def test_losses_and_gradients(both, questions, tmp_path, measured):
         cases.append(("NTP term", NTP, {"ntp": {"answer_mean": 1.0}}))
     for name, of_theirs, of_ours in cases:
         wanted = theirs_of(trainer, of_theirs).item()
-        loss = float(ours_of(both.model, both.params, rows, of_ours)[0])
+        loss = loss_of(both.model, both.params, rows, of_ours)
         measured(both.family, f"loss, {name}", abs(loss - wanted), TOLERANCE)
         assert abs(wanted - math.log(2)) > 1e-3  # the reference is another model
 
     theirs_of(trainer, BOTH).backward()
     wanted = jax.tree.leaves_with_path(gradients_of(trainer, both, tmp_path / "gradients"))
-    gradients = jax.tree.leaves(ours_of(both.model, both.params, rows, BOTH)[1])
+    gradients = jax.tree.leaves(gradients_of_ours(both.model, both.params, rows, BOTH))
     for (path, theirs), ours in zip(wanted, gradients, strict=True):
         assert np.abs(theirs).max() > 0
         assert relative_error(ours, theirs) < 10 * TOLERANCE, jax.tree_util.keystr(path)
@@ -124,7 +139,7 @@ def test_where_the_reference_is_the_policy_dpo_is_ln_2(qwen3, tmp_path, measured
     alike = qwen3._replace(reference=qwen3.policy, reference_params=qwen3.params)
     wanted = theirs_of(trainer_of(alike, FACTS, tmp_path), DPO).item()
     rows = rows_of(trees_of(alike, FACTS))
-    loss = float(ours_of(alike.model, alike.params, rows, DPO)[0])
+    loss = loss_of(alike.model, alike.params, rows, DPO)
     measured("qwen3", "loss, DPO term", abs(loss - wanted), TOLERANCE)
     assert wanted == pytest.approx(math.log(2), abs=2e-6)
     assert loss == pytest.approx(math.log(2), abs=2e-6)
@@ -135,10 +150,9 @@ def test_theirs_counts_a_question_as_often_as_it_has_negatives(qwen3, tmp_path):
     trainer = trainer_of(qwen3, few | many, tmp_path)
     wanted = theirs_of(trainer, DPO).item()
     alone = [
-        float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, facts)), DPO)[0])
-        for facts in (few, many)
+        loss_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, facts)), DPO) for facts in (few, many)
     ]
-    together = float(ours_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, few | many)), DPO)[0])
+    together = loss_of(qwen3.model, qwen3.params, rows_of(trees_of(qwen3, few | many)), DPO)
     assert wanted == pytest.approx((1 * alone[0] + 3 * alone[1]) / 4, abs=TOLERANCE, rel=TOLERANCE)
     assert together == pytest.approx((alone[0] + alone[1]) / 2, abs=TOLERANCE, rel=TOLERANCE)
     assert abs(together - wanted) > 1e-2
@@ -182,8 +196,8 @@ def test_rollouts_are_trained_as_the_tokens_that_were_sampled(both, tmp_path, me
     trainer.train_dataset = [dict(zip(names, map(list, of_tree), strict=True)) for of_tree in tokens]
     method = MethodConfig(beta=BETA)
     wanted = theirs_of(trainer, DPO).item()
-    loss = float(ours_of(both.model, both.params, rows, coefficients(method))[0])
+    loss = loss_of(both.model, both.params, rows, coefficients(method))
     measured(both.family, "self-improvement: online DPO", abs(loss - wanted), TOLERANCE)
     wanted = theirs_of(trainer, NTP).item()
-    loss = float(ours_of(both.model, both.params, rows, coefficients(MethodConfig(update="rf_nll")))[0])
+    loss = loss_of(both.model, both.params, rows, coefficients(MethodConfig(update="rf_nll")))
     measured(both.family, "self-improvement: RF-NLL", abs(loss - wanted), TOLERANCE)

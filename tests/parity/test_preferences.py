@@ -17,6 +17,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -126,8 +127,6 @@ def pairs_in(trees: list[AnswerTree]) -> list[tuple[tuple[int, ...], ...]]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_first_step_is_trls(case, tmp_path, measured):
-    import jax
-
     rows, template = CASES[case]
     tokenizer = chat_tokenizer(tmp_path / "tokenizer", template)
     sizes = {"vocab_size": tokenizer.size + 5}
@@ -210,10 +209,13 @@ def test_over_prompts_the_loss_is_another_where_they_have_unequal_counts(tmp_pat
     pairs = list(trainer.train_dataset)
     each = [trainer.compute_loss(trainer.model, trainer.data_collator([pair])).item() for pair in pairs]
     dpo = {"dpo": {"weight": 1.0, "beta": BETA}}
-    logps = target_logps(model, params, batch)
-    ours = {
-        s: float(total_loss(logps, batch, dpo, count(batch), dpo_scale=s)[0]) for s in ("pairs", "prompts")
-    }
+
+    @jax.jit
+    def of_ours(params):
+        logps = target_logps(model, params, batch)
+        return {s: total_loss(logps, batch, dpo, count(batch), dpo_scale=s)[0] for s in ("pairs", "prompts")}
+
+    ours = {scale: float(loss) for scale, loss in of_ours(params).items()}
     assert ours["pairs"] == pytest.approx(np.mean(each), abs=TOLERANCE)
     assert ours["prompts"] == pytest.approx((np.mean(each[:3]) + np.mean(each[3:])) / 2, abs=TOLERANCE)
     assert abs(ours["pairs"] - ours["prompts"]) > 1e-3

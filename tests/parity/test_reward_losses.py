@@ -74,13 +74,24 @@ def measured_rows(qwen3, groups) -> PackedBatch:
     return rows._replace(behaviour_logp=behaviour, reference_logp=reference)
 
 
-@partial(jax.jit, static_argnums=(0, 4))
-def graded(model: Any, params: Any, rows: PackedBatch, weights: dict[str, float], form: str) -> Any:
-    def loss(params: Any) -> Any:
-        logps = target_logps(model, params, rows, TEMPERATURE)
+@partial(jax.jit, static_argnums=0)
+def pulled_back(model: Any, params: Any, rows: PackedBatch, of_logps: jax.Array) -> Any:
+    """Gradients of parameters from those of log-probabilities."""
+    return jax.vjp(lambda params: target_logps(model, params, rows, TEMPERATURE), params)[1](of_logps)[0]
+
+
+@partial(jax.jit, static_argnums=3)
+def of_logps(logps: jax.Array, rows: PackedBatch, weights: dict[str, float], form: str) -> Any:
+    def loss(logps: jax.Array) -> Any:
         return total_loss(logps, rows, {"grpo": weights}, count(rows), grpo_form=form)
 
-    return jax.value_and_grad(loss, has_aux=True)(params)
+    return jax.value_and_grad(loss, has_aux=True)(logps)
+
+
+def graded(model: Any, params: Any, rows: PackedBatch, weights: dict[str, float], form: str) -> Any:
+    """What differs between forms is compiled for each of them, and the model once."""
+    told, gradient = of_logps(tempered(model, params, rows), rows, weights, form)
+    return told, pulled_back(model, params, rows, gradient)
 
 
 def ours_of(both: Both, rows: PackedBatch, form: str, kl: float) -> tuple[Any, Any, Any]:

@@ -1,15 +1,14 @@
 """Work and memory by hand against arithmetic, against what XLA compiles, and as a page of GPUs."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import jax
 import pytest
+from helpers.command_line import Ran, call, python
 
 from pretrainrl_jax.config import (
     Config,
@@ -38,6 +37,7 @@ from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import FLOAT32, Operation, Work
 from pretrainrl_jax.platforms import kernel_for
+from pretrainrl_jax.stages import start
 
 ROOT = Path(__file__).parents[2]
 # 2 layers of 4 x (2 x 2 x 2 x 8) + 3 x 4 x 16 entries: 2 heads of 8, one for both keys and values
@@ -240,17 +240,21 @@ def test_tpus_need_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
         prepare_target(topology("v5e:2x4"))
 
 
-def run_plan(tmp_path: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pretrainrl_jax.main", "plan", *options, "--quiet"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+@pytest.fixture
+def plan_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """`plan` for one GPU within this process, whose JAX runs already and has the one device that it takes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(start, "prepare_target", lambda topology: None)
+    return lambda *options: call("plan", *options, "--quiet")
 
 
-def test_eight_gpus_hold_an_8b_model(tmp_path: Path) -> None:
+def test_eight_gpus_hold_an_8b_model() -> None:
+    """In a process of its own, whose CPU stands for them."""
     config = str(ROOT / "configs" / "popqa_qwen3_8b.py")
-    ran = run_plan(tmp_path, "--config", config, "--topology", "h100:8", "--json")
-    assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
+    command = ["-m", "pretrainrl_jax.main", "plan", "--config", config, "--topology", "h100:8"]
+    ran = python(*command, "--json", "--quiet", PYTHONPATH=str(ROOT))
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
     assert (told["chips"], told["fits"], told["compiled"]) == (8, True, False)
     step = next(program for program in told["programs"] if program["name"].startswith("training step"))
     memory = step["memory"]
@@ -262,16 +266,16 @@ def test_eight_gpus_hold_an_8b_model(tmp_path: Path) -> None:
     assert step["seconds"]["shortest"] <= step["seconds"]["middle"] <= step["seconds"]["longest"]
 
 
-def test_one_gpu_holds_an_8b_model_with_adapters(tmp_path: Path) -> None:
+def test_one_gpu_holds_an_8b_model_with_adapters(plan_here: Callable[..., Ran]) -> None:
     """Two bytes of each parameter that stays, twelve of each that learns; mining and evaluation have four."""
     settings = (
         "--model.path=Qwen3-8B-Base", "--pretrain.epochs=0", "--lora.rank=16", "--lora.base_dtype=bfloat16",
         "--model.dtype=bfloat16", "--model.remat=full", "--train.systems=rpo,rlvr",
         "--objectives.rlvr.grpo.kl=0.1", "--objectives.rpo.reference=base",
     )  # fmt: skip
-    ran = run_plan(tmp_path, *settings, "--topology", "h100:1", "--json")
-    assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout)
+    ran = plan_here(*settings, "--topology", "h100:1", "--json")
+    assert ran.code == 0, ran.err
+    told = json.loads(ran.out)
     memory = {program["name"]: program["memory"] for program in told["programs"]}
     assert told["fits"]
     sides = 2 * (4096 + 4096) + 2 * (4096 + 1024) + 3 * (4096 + 12288)  # 32 heads of 128, 8 for keys
@@ -297,11 +301,13 @@ config = Config(
 """
 
 
-def test_one_gpu_does_not_hold_a_32b_model_and_says_what_would(tmp_path: Path) -> None:
+def test_one_gpu_does_not_hold_a_32b_model_and_says_what_would(
+    tmp_path: Path, plan_here: Callable[..., Ran]
+) -> None:
     (tmp_path / "larger.py").write_text(LARGER)
-    ran = run_plan(tmp_path, "--config", "larger.py", "--topology", "h200:1")
-    assert ran.returncode == 1, ran.stderr
-    advice = [line for line in ran.stderr.splitlines() if line.startswith("! training step")]
+    ran = plan_here("--config", "larger.py", "--topology", "h200:1")
+    assert ran.code == 1, ran.err
+    advice = [line for line in ran.err.splitlines() if line.startswith("! training step")]
     assert len(advice) == 1
     assert advice[0].endswith("a slice of 8 chips or more")
-    assert ran.stdout.count("nothing was compiled") == 1
+    assert ran.out.count("nothing was compiled") == 1

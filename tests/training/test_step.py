@@ -6,11 +6,11 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from helpers.models_and_trees import END, small_model
 
@@ -66,54 +66,101 @@ def packed(trees: list[AnswerTree], rows: int, row_length: int = 48) -> PackedBa
     return next(ProcessShard(source, 1, tuple(range(rows))).batches())
 
 
-def unpacked_loss(model, params, trees, coefficients, scale):
-    """The objective from plain sequences, one a branch, without trees, packing or fused log-probabilities."""
+class Separate(NamedTuple):
+    """Trees as plain sequences, one a branch, padded to one length; and what of them counts how much."""
 
-    def logps(tree, branch):  # of every token but the first
-        tokens = jnp.array([*tree.prefix, *branch.tokens])
-        every = jax.nn.log_softmax(model.logits(params, tokens[None])[0])
-        return every[jnp.arange(len(tokens) - 1), tokens[1:]]
+    sequences: np.ndarray  # [branches, time], every token
+    question: np.ndarray  # [branches, time - 1] of each token but the first; 1 in a tree's first branch
+    of_branch: np.ndarray  # the same, 1 in the branch
+    share: np.ndarray  # [branches] of the chosen ones, by their weights
+    length: np.ndarray  # [branches] in tokens
+    reference: np.ndarray  # [branches]
+    pairs: np.ndarray  # [pairs, 2] branches, the better one first
+    weight: np.ndarray  # [pairs], of a tree's pairs together 1
+    compared: int  # trees that have pairs
 
-    question, answer, mean, preference, compared, question_tokens, answer_tokens = (
-        0.0,
-        0.0,
-        0.0,
-        0.0,
-        0,
-        0,
-        0.0,
-    )
+
+def separate(trees: list[AnswerTree]) -> Separate:
+    """One by one, without packing."""
+    branches = [(tree, number) for tree in trees for number in range(len(tree.branches))]
+    time = max(len(tree.prefix) + len(tree.branches[number].tokens) for tree, number in branches)
+    count = len(branches)
+    sequences = np.zeros((count, time), np.int32)
+    question, of_branch = np.zeros((2, count, time - 1), np.float32)
+    share, length, reference = np.zeros((3, count), np.float32)
+    pairs, weights, compared, first = [], [], 0, 0
     for tree in trees:
         split = len(tree.prefix) - 1
-        token_logps = [logps(tree, b) for b in tree.branches]
-        sums = [branch_logps[split:].sum() for branch_logps in token_logps]
         chosen = [i for i, b in enumerate(tree.branches) if b.role == "chosen"]
         total_weight = sum(tree.branches[i].weight for i in chosen)
-        question, question_tokens = question - token_logps[0][:split].sum(), question_tokens + split
-        for i in chosen:
-            share, length = tree.branches[i].weight / total_weight, len(tree.branches[i].tokens)
-            answer, answer_tokens = answer - share * sums[i], answer_tokens + share * length
-            mean -= share * sums[i] / length
+        for i, branch in enumerate(tree.branches):
+            at, tokens = first + i, (*tree.prefix, *branch.tokens)
+            sequences[at, : len(tokens)] = tokens
+            question[at, :split] = i == 0
+            of_branch[at, split : len(tokens) - 1] = 1
+            share[at] = branch.weight / total_weight if i in chosen else 0
+            length[at], reference[at] = len(branch.tokens), branch.reference_logp
         rejected = [i for i, b in enumerate(tree.branches) if b.role == "rejected"]
-        pairs = tree.pairs or [(i, j, 1.0) for i in chosen for j in rejected]
-        if pairs:
-            compared += 1
-        for i, j, weight in pairs:
-            ratio = sums[i] - tree.branches[i].reference_logp - sums[j] + tree.branches[j].reference_logp
-            of_pair = jnp.log1p(jnp.exp(-coefficients.get("dpo", {"beta": 0.0})["beta"] * ratio))
-            preference += weight / sum(p[2] for p in pairs) * of_pair
-    ntp_weights = coefficients.get("ntp", {})
-    n = len(trees)
-    if scale == "token":
-        n = question_tokens * ("question" in ntp_weights) + answer_tokens * ("answer" in ntp_weights)
-    ntp = (ntp_weights.get("question", 0.0) * question + ntp_weights.get("answer", 0.0) * answer) / max(n, 1)
-    ntp += ntp_weights.get("answer_mean", 0.0) * mean / len(trees)
-    return ntp + coefficients.get("dpo", {"weight": 0.0})["weight"] * preference / max(compared, 1)
+        of_tree = tree.pairs or [(i, j, 1.0) for i in chosen for j in rejected]
+        compared += bool(of_tree)
+        pairs += [(first + i, first + j) for i, j, _ in of_tree]
+        weights += [weight / sum(p[2] for p in of_tree) for *_, weight in of_tree]
+        first += len(tree.branches)
+    of_pairs = np.array(pairs), np.array(weights, np.float32), compared
+    return Separate(sequences, question, of_branch, share, length, reference, *of_pairs)
+
+
+@jax.jit(static_argnums=0)
+def unpacked_loss(model, params, plain, weights, n, trees):
+    """The objective and its gradient from plain sequences, without trees, packing or fused log-probabilities.
+
+    NTP is divided by `n`; what an objective has not weighs nothing.
+    """
+
+    def loss(params):
+        every = jax.nn.log_softmax(model.logits(params, plain.sequences))[:, :-1]
+        logps = jnp.take_along_axis(every, plain.sequences[:, 1:, None], -1)[..., 0]
+        sums = (logps * plain.of_branch).sum(-1)
+        question, answer = -(logps * plain.question).sum(), -(plain.share * sums).sum()
+        mean = -(plain.share * sums / plain.length).sum()
+        ratios = sums - plain.reference
+        better, worse = ratios[plain.pairs].T
+        preference = (plain.weight * jnp.log1p(jnp.exp(-weights["beta"] * (better - worse)))).sum()
+        return (
+            (weights["question"] * question + weights["answer"] * answer) / n
+            + weights["answer_mean"] * mean / trees
+            + weights["weight"] * preference / plain.compared
+        )
+
+    return jax.value_and_grad(loss)(params)
 
 
 def distance(one, other) -> float:
     """Relative difference of two parameter trees, by whole-tree norm."""
-    return float(optax.global_norm(jax.tree.map(jnp.subtract, one, other)) / optax.global_norm(other))
+    ones, others = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (one, other))
+    return float(np.linalg.norm(ones - others) / np.linalg.norm(others))
+
+
+@jax.jit(static_argnums=0)
+def rows_logps(model, params, rows):
+    return target_logps(model, params, rows)
+
+
+@jax.jit(static_argnums=0)
+def pulled_back(model, params, rows, of_logps):
+    """Gradients of parameters from those of log-probabilities."""
+    return jax.vjp(lambda params: target_logps(model, params, rows), params)[1](of_logps)[0]
+
+
+@jax.jit(static_argnames="scale")
+def loss_of_logps(logps, rows, coefficients, scale):
+    return jax.value_and_grad(lambda x: total_loss(x, rows, coefficients, count(rows), scale)[0])(logps)
+
+
+def packed_loss(model, params, rows, coefficients, scale):
+    """The loss and its gradient; only what differs between objectives is compiled for each of them."""
+    loss, of_logps = loss_of_logps(rows_logps(model, params, rows), rows, coefficients, scale)
+    return loss, pulled_back(model, params, rows, of_logps)
 
 
 @pytest.mark.parametrize("scale", ["sequence", "token"])
@@ -123,13 +170,13 @@ def test_packed_trees_equal_separate_sequences(name, scale):
     trees, coefficients = some_trees(8), OBJECTIVES[name]
     rows = jax.tree.map(lambda x: x[0], packed(trees, rows=6))
 
-    def fused(params):
-        return total_loss(target_logps(model, params, rows), rows, coefficients, count(rows), scale)[0]
-
-    loss, gradient = jax.jit(jax.value_and_grad(fused))(params)
-    expected, oracle = jax.value_and_grad(lambda p: unpacked_loss(model, p, trees, coefficients, scale))(
-        params
-    )
+    loss, gradient = packed_loss(model, params, rows, coefficients, scale)
+    plain, ntp = separate(trees), coefficients.get("ntp", {})
+    counted = {"question": plain.question.sum(), "answer": (plain.share * plain.length).sum()}
+    n = sum(size for part, size in counted.items() if part in ntp) if scale == "token" else len(trees)
+    nothing = dict.fromkeys(("question", "answer", "answer_mean", "weight", "beta"), 0.0)
+    weights = nothing | ntp | coefficients.get("dpo", {})
+    expected, oracle = unpacked_loss(model, params, plain, weights, max(float(n), 1.0), len(trees))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert distance(gradient, oracle) < 1e-5
 
@@ -189,6 +236,11 @@ def test_dpo_at_step_0_in_bfloat16():
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(state.params))
 
 
+def numbers(*values):
+    """As arrays of float32: one program for all of these tests, which have the same shapes."""
+    return jax.tree.map(jnp.float32, values)
+
+
 def test_one_compiled_step_for_a_set_of_terms():
     """Whatever the coefficients, the schedule and the trees; and the same settings give the same step."""
     model, params = small_model()
@@ -210,7 +262,7 @@ def test_the_step_donates_its_state():
     model, params = small_model()
     step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
     state = init_state(params, adamw(SETTINGS))
-    step(state, packed(some_trees(9), rows=4), OBJECTIVES["ntp"], SCHEDULE)
+    step(state, packed(some_trees(9), rows=9), *numbers(OBJECTIVES["ntp"], SCHEDULE))
     assert all(x.is_deleted() for x in jax.tree.leaves((state.params, state.opt_state)))
     assert not any(x.is_deleted() for x in jax.tree.leaves(params))
 
@@ -221,20 +273,21 @@ def test_an_update_that_is_not_finite_changes_nothing_but_the_step(bad: float):
     model, params = small_model()
     step = compile_step(model, SETTINGS, "sequence", make_mesh(MeshConfig()))
     always = Schedule(1e-2, 10, 0.0, 1.0)  # so that the rate does not depend on the step
+    asked = numbers(OBJECTIVES["pretrainrl"], always)
     trees = some_trees(9)
     gold = replace(trees[4].branches[0], reference_logp=bad)
     spoilt = [*trees[:4], replace(trees[4], branches=(gold, *trees[4].branches[1:])), *trees[5:]]
     assert len(trees[4].branches) > 1  # its reference is read
     batch = {
-        "first": packed(trees, rows=4),
-        "bad": packed(spoilt, rows=4),
-        "last": packed(trees[::-1], rows=4),
+        "first": packed(trees, rows=9),
+        "bad": packed(spoilt, rows=9),
+        "last": packed(trees[::-1], rows=9),
     }
 
     def trained(*names: str):
         state, skipped = init_state(params, adamw(SETTINGS)), []
         for name in names:
-            state, metrics = step(state, batch[name], OBJECTIVES["pretrainrl"], always)
+            state, metrics = step(state, batch[name], *asked)
             skipped.append(float(metrics["skipped"]))
         return state, skipped
 
