@@ -274,7 +274,7 @@ def test_a_mistake_is_said_once(config: Path, tmp_path: Path, compiled_environme
     assert [process.code for process in ended] == [2, 2]
     (line,) = ended[0].said()
     assert line.startswith("error: pretrain.rows is 7")
-    assert "6 and 8" in line
+    assert "make it a multiple of 2" in line
     assert ended[1].said() == []
 
 

@@ -1,7 +1,7 @@
 """New processes of Python in which JAX and the package are imported already: forks of one that has done it.
 
-What it imports takes seconds of processor time, which each process of its own would need again. The process
-that is forked has run nothing else, and no backend of JAX is made in it: a fork is as a Python that has begun.
+What it imports takes seconds of processor time, which each process of its own would need again. It has run
+nothing else, and has made no backend of JAX: a fork is as a Python that has begun.
 """
 
 import atexit
@@ -11,11 +11,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from helpers.command_line import Ran
 
 # Reads requests, a line each; writes "started NUMBER PID", and "ended PID CODE" when that one has.
 SERVER = """
@@ -201,3 +204,14 @@ def start(
             environment=dict(environment),
             folder=str(folder) if folder else "",
         )
+
+
+def python(code: str, *arguments: object, **environment: str) -> Ran:
+    """What `python -c CODE ARGUMENTS` does, on one CPU device."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        process = start(code, arguments, out, err, os.environ | {"JAX_PLATFORMS": "cpu"} | environment)
+        try:
+            return Ran(process.wait(1800), out.read_text(), err.read_text())
+        finally:
+            process.kill()

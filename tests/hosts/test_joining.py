@@ -111,6 +111,9 @@ def test_an_installed_library_of_tpus_announces_itself(monkeypatch: pytest.Monke
     assert join.announced({"JAX_PLATFORMS": "cpu"}) == ("", 1)
 
 
+WHICH = "say([process_index(), process_count()])"
+
+
 def test_slurm_is_joined(processes: Processes) -> None:
     """As `srun --ntasks=2` on two hosts of one name."""
     environment = {**SLURM, "SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_PORT": str(processes.port)}
