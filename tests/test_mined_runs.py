@@ -52,8 +52,7 @@ SETTINGS = (
     "--train.systems=rpo,pretrainrl",
     "--objectives.rpo.remine_every=2",
     "--objectives.pretrainrl.remine_every=3",
-    "--evaluate.beams=2",
-)
+)  # evaluated with as many beams as mined with: one program
 
 
 @pytest.fixture(scope="module")
