@@ -105,7 +105,8 @@ def test_other_verbs_work_on_it(
     again = command_line.call("run", "--config", tiny_config, "--workdir", "gs://bucket/finished")
     assert again.code == 0, again.err
     assert "train/pretrainrl: finished, skipped" in again.err + again.out
-    ran = command_line.call("report", "--workdir", "gs://bucket/finished")
+    with command_line.undrawn():
+        ran = command_line.call("report", "--workdir", "gs://bucket/finished")
     assert ran.code == 0, ran.err
     _, params, _ = prl.load("gs://bucket/finished")
     _, others, _ = prl.load(finished)
@@ -113,7 +114,8 @@ def test_other_verbs_work_on_it(
     ran = command_line.call("export", "--workdir", "gs://bucket/finished", "--to", tmp_path / "exported")
     assert ran.code == 0, ran.err
     assert (tmp_path / "exported" / "model.safetensors").is_file()
-    ran = command_line.call("report", "--compare", "gs://bucket/finished", finished)
+    with command_line.undrawn():
+        ran = command_line.call("report", "--compare", "gs://bucket/finished", finished)
     assert ran.code == 0, ran.err
     assert any("report/compare-" in name for name in bucket.names("finished/"))
 

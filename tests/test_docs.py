@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers.command_line import call
+from helpers.command_line import call, undrawn
 
 from pretrainrl_jax.command_line import help_for, parse
 from pretrainrl_jax.errors import InputError
@@ -122,14 +122,19 @@ def test_ci_runs_the_commands_of_the_readme():
 # Every command is understood.
 
 
+def as_a_reader_has_it(folder: Path) -> None:
+    """What stands beside a run."""
+    for name in ("configs", "benchmarks"):
+        (folder / name).symlink_to(ROOT / name)
+    (example,) = (block.text for block in BLOCKS if block.language == "json")
+    for name, text in {"mine.jsonl": example + "\n", **OTHER_FILES}.items():
+        (folder / name).write_text(text)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder as a reader has it, without a run."""
-    for name in ("configs", "benchmarks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    (example,) = (block.text for block in BLOCKS if block.language == "json")
-    for name, text in {"mine.jsonl": example + "\n", **OTHER_FILES}.items():
-        (tmp_path / name).write_text(text)
+    as_a_reader_has_it(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -139,6 +144,20 @@ def with_run(here: Path, finished: Path) -> Path:
     """The same after the quickstart, which was a smaller one."""
     shutil.copytree(finished, here / "runs" / "quickstart")
     return here
+
+
+@pytest.fixture(scope="module")
+def read_only(tmp_path_factory: pytest.TempPathFactory, finished: Path) -> Path:
+    """One for all that change nothing."""
+    folder = tmp_path_factory.mktemp("reader")
+    as_a_reader_has_it(folder)
+    shutil.copytree(finished, folder / "runs" / "quickstart")
+    return folder
+
+
+@pytest.fixture
+def looking(read_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(read_only)
 
 
 def check(arguments: list[str]) -> None:
@@ -191,19 +210,19 @@ def understood(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("block", SHELL, ids=name_of)
-def test_a_command_is_understood(block: Block, with_run: Path):
+def test_a_command_is_understood(block: Block, looking: None):
     for words in block.commands:
         understood([word for word in words if word != "PYTHONPATH=."])
 
 
-def test_commands_within_sentences_are_understood(with_run: Path):
+def test_commands_within_sentences_are_understood(looking: None):
     inline = [code for _, code in INLINE if code.startswith(COMMANDS) and "…" not in code]
     assert len(inline) > 5
     for code in inline:
         understood(shlex.split(code))
 
 
-def test_settings_within_sentences_exist(here: Path):
+def test_settings_within_sentences_exist(looking: None):
     shown = {(page, code) for page, code in INLINE if re.match(r"--(?!section)[a-z_]+\.[a-z_]", code)}
     assert len(shown) > 30
     for page, code in shown:
@@ -248,7 +267,8 @@ def test_what_a_page_shows_runs(page: str, with_run: Path, tiny_config: Path):
                 f"{name_of(block)}: no test runs {shlex.join(words)}: mark what it needs"
             )
             arguments = words[3:] if "--help" in words else small(words[3:], tiny_config)
-            ran = call(*arguments)
+            with undrawn():
+                ran = call(*arguments)
             assert ran.code == 0, f"{shlex.join(words)}\n{ran.err}"
 
 

@@ -5,29 +5,35 @@ import re
 from pathlib import Path
 
 import pytest
-from helpers.command_line import Ran, python
+from helpers.command_line import Ran
+from helpers.forked import python
 
-from pretrainrl_jax.kept_programs import processor
+from pretrainrl_jax.kept_programs import SECONDS, processor
 
 COUNTING = """
 import sys
 from collections import Counter
 import jax
+from pretrainrl_jax import kept_programs
 from pretrainrl_jax.main import main
 
 seen = Counter()
 jax.monitoring.register_event_listener(lambda event, **_: seen.update([event.rpartition("/")[2]]))
-code = main(sys.argv[1:])
+kept_programs.SECONDS = float(sys.argv[1])
+code = main(sys.argv[2:])
 print("hits", seen["cache_hits"], "misses", seen["cache_misses"])
 sys.exit(code)
 """
+FEW = ("--pretrain.epochs=0.2", "--corpus.statements=100", "--tokenizer.vocabulary=300")
 
 
-def run(config: Path, workdir: Path, *words: str, cache: Path, **environment: str) -> Ran:
-    """Pretraining as a user runs it: compiled well, so that some programs take long enough to be kept."""
-    words = ("pretrain", "--config", str(config), "--workdir", str(workdir), *words)
-    environment |= {"JAX_COMPILATION_CACHE_DIR": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "false"}
-    ran = python("-c", COUNTING, *words, XDG_CACHE_HOME=str(cache), **environment)
+def run(
+    config: Path, workdir: Path, *words: str, cache: Path, seconds: float = 0.0, **environment: str
+) -> Ran:
+    """Pretraining that keeps what takes so many seconds to compile."""
+    words = ("pretrain", "--config", str(config), "--workdir", str(workdir), *FEW, *words)
+    environment = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": str(cache)} | environment
+    ran = python(COUNTING, seconds, *words, **environment)
     assert ran.code == 0, ran.err
     return ran
 
@@ -42,15 +48,16 @@ def kept(folder: Path) -> list[Path]:
 
 
 def test_a_second_run_takes_what_the_first_compiled(tiny_config: Path, tmp_path: Path):
-    cache = tmp_path / "cache"
-    ran = run(tiny_config, tmp_path / "one", "--verbose", cache=cache)
+    """As a user runs it: compiled well, so that some programs take long enough to be kept."""
+    cache, well = tmp_path / "cache", {"JAX_DISABLE_MOST_OPTIMIZATIONS": "false", "seconds": SECONDS}
+    ran = run(tiny_config, tmp_path / "one", "--verbose", cache=cache, **well)
     assert re.search(r"^pretrain: first update \d+\.\d s after the command$", ran.out, re.M)
     hits, misses = counted(ran)
     folder = cache / "pretrainrl_jax" / "programs" / processor()
     programs = kept(folder)
     assert misses >= len(programs) > 0
     assert (hits, kept(tmp_path)) == (0, programs)  # nowhere else
-    hits, _ = counted(run(tiny_config, tmp_path / "two", cache=cache))
+    hits, _ = counted(run(tiny_config, tmp_path / "two", cache=cache, **well))
     assert hits >= len(programs)
     assert {*programs} <= {*kept(folder)}  # what compiles slowly on a busy machine may be kept late
 
@@ -63,10 +70,11 @@ def test_none_are_kept_where_none_are_asked_for(tiny_config: Path, tmp_path: Pat
 
 def test_a_folder_may_be_named_and_has_its_bound(tiny_config: Path, tmp_path: Path):
     words = (f"--platform.programs={tmp_path / 'mine'}", "--platform.programs_gigabytes=1e-4")
-    run(tiny_config, tmp_path / "run", *words, cache=tmp_path / "cache")
+    ran = run(tiny_config, tmp_path / "run", *words, cache=tmp_path / "cache")
     programs = kept(tmp_path)
     assert all(path.parent == tmp_path / "mine" / processor() for path in programs)
     assert 0 < sum(path.stat().st_size for path in programs) <= 1e5
+    assert len(programs) < counted(ran)[1]
 
 
 def test_a_folder_that_cannot_be_is_told_and_the_run_goes_on(tiny_config: Path, tmp_path: Path):
@@ -77,11 +85,9 @@ def test_a_folder_that_cannot_be_is_told_and_the_run_goes_on(tiny_config: Path, 
 
 
 def test_what_jax_was_told_elsewhere_stays(tiny_config: Path, tmp_path: Path):
-    words = ["pretrain", "--config", str(tiny_config), "--workdir", str(tmp_path / "run")]
-    there = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    ran = python("-c", COUNTING, *words, **there)
-    assert ran.code == 0, ran.err
-    assert {path.parent for path in kept(tmp_path)} <= {tmp_path / "theirs"}
+    there = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "theirs")}
+    run(tiny_config, tmp_path / "run", cache=tmp_path / "cache", **there)
+    assert {path.parent for path in kept(tmp_path)} == {tmp_path / "theirs"}
 
 
 @pytest.mark.parametrize("other", ["flags : fpu sse avx512f", "Features : fp asimd sve"])

@@ -52,8 +52,7 @@ SETTINGS = (
     "--train.systems=rpo,pretrainrl",
     "--objectives.rpo.remine_every=2",
     "--objectives.pretrainrl.remine_every=3",
-    "--evaluate.beams=2",
-)
+)  # evaluated with as many beams as mined with: one program
 
 
 @pytest.fixture(scope="module")
@@ -376,7 +375,9 @@ def test_pools_of_facts_without_categories_are_refused(
         assert "among is category, and some facts have no category" in complaint(ran)
     for setting in ("--mine.sources=constrained --mine.among", "--evaluate.among"):
         ran = call("run", *words, *f"{setting}={tmp_path}/none.txt".split())
-        assert f"among: cannot read {tmp_path}/none.txt: No such file" in complaint(ran)
+        said = complaint(ran)
+        assert f"cannot read {tmp_path}/none.txt: No such file" in said
+        assert f"check {setting.rpartition('--')[2]}" in said
 
 
 def test_tolerances_are_far_above_what_packing_changes(context: Context) -> None:

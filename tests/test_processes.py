@@ -17,14 +17,14 @@ from helpers.process_runs import Ended, Together, lines_of, own_lines
 import pretrainrl_jax as prl
 from pretrainrl_jax.trees.records import read_trees
 
-# Heads that divide, pools, and enough steps.
+# Pools, and enough steps; else the programs are those of other tests' runs.
 CONFIG = (
-    command_line.CONFIG.replace("kv_heads=1", "kv_heads=2")
-    .replace("epochs=2", "epochs=6")
+    command_line.CONFIG.replace("epochs=2", "epochs=6")
     .replace("passes=2", "passes=3")
     .replace("mine=MineConfig(", 'mine=MineConfig(sources=("beam", "pool"), pool=6, ')
 )
 PASSES = 3
+DIVIDED = ("--model.kv_heads=2",)  # heads that divide over four processes
 SYSTEMS = ("ntp_answer", "pretrainrl")
 STAGES = ("pretrain", *(f"train/{system}" for system in SYSTEMS))
 MESHES = {
@@ -44,18 +44,26 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runs(
     config: Path, tmp_path_factory: pytest.TempPathFactory, compiled_environment: dict[str, str]
-) -> Callable[[int], tuple[Path, list[Ended]]]:
-    """Of one, two or four processes: the workdir of a whole run, and how these ended."""
+) -> Callable[..., tuple[Path, list[Ended]]]:
+    """Of one (this), two or four processes: the workdir of a whole run, and how these ended.
+
+    Of one `like` four: with the heads of those.
+    """
 
     @cache
-    def run(count: int) -> tuple[Path, list[Ended]]:
+    def made(count: int, heads: tuple[str, ...]) -> tuple[Path, list[Ended]]:
         folder = tmp_path_factory.mktemp(f"of{count}")
         words = ["run", "--config", config, "--workdir", folder / "run", *MESHES[count]]
+        words += heads
+        if count == 1:
+            ran = command_line.call(*words)
+            assert ran.code == 0, ran.err
+            return folder / "run", []
         ended = Together(folder, count, folder / "run", words, **compiled_environment).ended()
         assert [process.code for process in ended] == [0] * count, ended[0].err
         return folder / "run", ended
 
-    return run
+    return lambda count, like=1: made(count, DIVIDED if 4 in (count, like) else ())
 
 
 # As jaxlib 0.10 wrote it when process 0 had gone, shortened.
@@ -106,7 +114,7 @@ several = pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark
 @several
 def test_losses_are_those_of_one_process(runs, count: int):
     for stage in STAGES:
-        alone, together = metrics(runs(1)[0], stage), metrics(runs(count)[0], stage)
+        alone, together = metrics(runs(1, count)[0], stage), metrics(runs(count)[0], stage)
         assert [line["step"] for line in together] == [line["step"] for line in alone]
         assert alone[0]["step"] == 1
         assert len(alone) > (50 if stage == "pretrain" else 5)
@@ -118,7 +126,7 @@ def test_losses_are_those_of_one_process(runs, count: int):
 
 @several
 def test_what_is_mined_and_measured_is_that_of_one_process(runs, count: int):
-    (alone, _), (together, _) = runs(1), runs(count)
+    (alone, _), (together, _) = runs(1, count), runs(count)
     mined = [read_trees(workdir / "mined" / "trees.array_record") for workdir in (alone, together)]
     assert [tree.id for tree in mined[0]] == [tree.id for tree in mined[1]]
     assert len(mined[0]) > 40
@@ -274,7 +282,7 @@ def test_a_mistake_is_said_once(config: Path, tmp_path: Path, compiled_environme
     assert [process.code for process in ended] == [2, 2]
     (line,) = ended[0].said()
     assert line.startswith("error: pretrain.rows is 7")
-    assert "6 and 8" in line
+    assert "make it a multiple of 2" in line
     assert ended[1].said() == []
 
 
@@ -283,7 +291,7 @@ def test_exports_of_two_processes_are_those_of_one(
     runs, tmp_path: Path, compiled_environment: dict[str, str]
 ):
     """And an import of two processes holds every bit of it."""
-    workdir = runs(1)[0]
+    workdir = runs(1, 4)[0]
     for count in (1, 2):
         target = tmp_path / f"hf{count}"
         words = ["export", "--model", workdir, "--to", target, "--mesh.tensor=-1", "--mesh.data=1"]
@@ -305,10 +313,8 @@ def test_exports_of_two_processes_are_those_of_one(
 def test_two_processes_answer_as_one_does(runs, compiled_environment: dict[str, str], tmp_path: Path):
     question = read_trees(runs(1)[0] / "mined" / "trees.array_record")[0].id
     words = ["ask", f"Where is {question}?", "--model.path", runs(1)[0], "--quiet"]
-    alone, together = (
-        Together(tmp_path / str(count), count, tmp_path, words, **compiled_environment).ended()
-        for count in (1, 2)
-    )
-    assert [process.code for process in (*alone, *together)] == [0, 0, 0], together[0].err
-    assert together[0].out == alone[0].out
+    alone = command_line.call(*words)
+    together = Together(tmp_path, 2, tmp_path, words, **compiled_environment).ended()
+    assert [alone.code, *(process.code for process in together)] == [0, 0, 0], together[0].err
+    assert together[0].out == alone.out
     assert together[1].out == ""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command_line
+from helpers import command_line, forked
 from helpers.command_line import (
     Ran,
     Signalled,
@@ -38,6 +38,7 @@ from pretrainrl_jax.training import checkpoints, interrupts
 from pretrainrl_jax.trees.records import read_trees, write_trees
 from pretrainrl_jax.workdir import read_workdir
 
+MAIN = "import sys; from pretrainrl_jax.main import program; sys.exit(program())"
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
@@ -112,7 +113,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
     unfinish(workdir, lambda stage: stage == "train/pretrainrl")
     words = ("train", "--config", tiny_config, "--workdir", workdir, "--checkpoint.every_steps=2")
     fill(room, leave=250_000)  # what a checkpoint takes, about
-    ran = python("-m", "pretrainrl_jax.main", *words, **compiled_environment)
+    ran = forked.python(MAIN, *words, **compiled_environment)
     said = failure(ran)
     assert "No space left on device" in said
     hint = f"checkpoints saved before are kept. Make room, then go on with: {command_line.command(*words)}"
@@ -142,7 +143,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
 sys.exit(main({list(words)!r}))
 """
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[1] == resource.RLIM_INFINITY
-    said = failure(python("-c", code, **compiled_environment))
+    said = failure(forked.python(code, **compiled_environment))
     assert "File too large" in said
     assert said.endswith(f"Make room, then go on with: {command_line.command(*words)}")
     assert call(*words).code == 0
@@ -307,7 +308,7 @@ def test_a_save_that_hangs_is_ended_when_its_grace_is_over(
 ) -> None:
     unfinish(workdir, lambda stage: stage == "train/pretrainrl")
     words = ("train", "--workdir", str(workdir), "--checkpoint.grace_seconds=0.5")
-    ran = python("-c", HANGS, *words, **compiled_environment)
+    ran = forked.python(HANGS, *words, **compiled_environment)
     assert ran.code == 130
     assert ran.err.splitlines()[-1] == (
         "interrupted: nothing more was saved within checkpoint.grace_seconds=0.5, and what was saved before "
@@ -348,7 +349,7 @@ def test_killed_while_saving_it_goes_on_from_the_checkpoint_before(
     unfinish(workdir, lambda name: name == stage)
     words = ("train", "--workdir", str(workdir), "--checkpoint.every_steps=2", "--checkpoint.keep=1")
     folder = workdir / "checkpoints" / stage
-    ran = python("-c", KILLED_IN_SAVE, folder, str(at), *words, **compiled_environment)
+    ran = forked.python(KILLED_IN_SAVE, folder, str(at), *words, **compiled_environment)
     assert ran.code == -signal.SIGKILL, ran
     last = checkpoints.latest_step(folder)
     assert last in (at - 2, at)  # `at` where it was sooner written than seen

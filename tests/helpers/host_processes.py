@@ -3,11 +3,12 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from helpers import forked
 
 HOST = socket.gethostname()
 ROOT = Path(__file__).parents[2]
@@ -25,11 +26,13 @@ from pretrainrl_jax.hosts.agree import process_count, process_index, run_on_proc
 from pretrainrl_jax.hosts.group import Store
 from pretrainrl_jax.hosts.join import join, leave
 from pretrainrl_jax.hosts.watch import explained, waiting, working
+from pretrainrl_jax.hosts import join as joining
 
 def say(value):
     print(json.dumps(value), flush=True)
 
 ending.LINGER_SECONDS = 30.0  # a process on a busy machine may need it
+joining.LAST_SECONDS = 6.0  # instead of 15
 put = Store.put
 
 def noted(self, key, value):
@@ -90,27 +93,33 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.running: list[subprocess.Popen] = []
+        self.running: list[forked.Process] = []
         self.port = free_port()
 
     def start(self, count: int, body: str, seconds: float = PATIENCE, **options: object) -> None:
         for index in range(count):
             self.start_one(body, seconds, **{"index": index, "count": count, **options})
 
-    def start_one(self, body: str, seconds: float = PATIENCE, **options: object) -> None:
+    def start_one(
+        self,
+        body: str,
+        seconds: float = PATIENCE,
+        environment: Mapping[str, str] | None = None,
+        **options: object,
+    ) -> None:
         settings = {"coordinator": f"localhost:{self.port}", "dead_seconds": 20.0, **options}
         text = SCRIPT.replace("BODY", "".join(f"    {line}\n" for line in body.splitlines()))
         number = len(self.running)
-        with self._file(number, "out").open("w") as out, self._file(number, "err").open("w") as err:
-            self.running.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", text, json.dumps(settings), str(seconds)],
-                    cwd=ROOT,
-                    env={"JAX_PLATFORMS": "cpu", **os.environ, "PYTHONUNBUFFERED": ""},
-                    stdout=out,
-                    stderr=err,
-                )
+        self.running.append(
+            forked.start(
+                text,
+                [json.dumps(settings), seconds],
+                self._file(number, "out"),
+                self._file(number, "err"),
+                {"JAX_PLATFORMS": "cpu", **os.environ, **(environment or {})},
+                ROOT,
             )
+        )
 
     def _file(self, number: int, kind: str) -> Path:
         return self._folder / f"{number}.{kind}"
@@ -142,6 +151,12 @@ class Processes:
             [self._file(number, "err").read_text() for number in numbers],
             took,
         )
+
+    def kill(self) -> None:
+        """Those that still run."""
+        for process in self.running:
+            process.kill()
+            process.wait()
 
 
 def free_port() -> int:

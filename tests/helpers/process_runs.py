@@ -5,12 +5,12 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+from helpers import forked
 
 # Runs the command line; what it writes and reads is noted, at once, since the process may end any way.
 DRIVER = """
@@ -133,16 +133,18 @@ class Together:
             port = free.getsockname()[1]
         self._notes = [folder / f"notes{index}.jsonl" for index in range(count)]
         hosts = [f"--hosts.coordinator=localhost:{port}", f"--hosts.count={count}"] if count > 1 else []
+        self._outs, self._errs = (
+            [folder / f"{kind}{index}" for index in range(count)] for kind in ("out", "err")
+        )
         self.started = [
-            subprocess.Popen(
-                [sys.executable, "-c", DRIVER, str(notes), str(workdir), *map(str, arguments), *hosts]
-                + [f"--hosts.index={index}"] * (count > 1),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"} | environment,
+            forked.start(
+                DRIVER,
+                [notes, workdir, *arguments, *hosts] + [f"--hosts.index={index}"] * (count > 1),
+                out,
+                err,
+                os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"} | environment,
             )
-            for index, notes in enumerate(self._notes)
+            for index, (notes, out, err) in enumerate(zip(self._notes, self._outs, self._errs, strict=True))
         ]
 
     def wait_for(self, reached: Callable[[], bool], seconds: float = 1800) -> None:
@@ -160,11 +162,13 @@ class Together:
     def ended(self, seconds: float = 3600) -> list[Ended]:
         """All processes, once they have ended."""
         ended = []
-        for process, notes in zip(self.started, self._notes, strict=True):
+        each = zip(self.started, self._notes, self._outs, self._errs, strict=True)
+        for process, notes, *told in each:
             try:
-                out, err = process.communicate(timeout=seconds)
+                process.wait(seconds)
             finally:
                 process.kill()
+            out, err = (path.read_text() for path in told)
             lines = notes.read_text().splitlines() if notes.is_file() else []
             ended.append(Ended(process.returncode, out, err, [json.loads(line) for line in lines]))
         return ended

@@ -111,30 +111,31 @@ def test_an_installed_library_of_tpus_announces_itself(monkeypatch: pytest.Monke
     assert join.announced({"JAX_PLATFORMS": "cpu"}) == ("", 1)
 
 
-def test_slurm_is_joined(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+WHICH = "say([process_index(), process_count()])"
+
+
+def test_slurm_is_joined(processes: Processes) -> None:
     """As `srun --ntasks=2` on two hosts of one name."""
-    for name, value in {**SLURM, "SLURM_STEP_NODELIST": "localhost"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(processes.port))
+    environment = {**SLURM, "SLURM_STEP_NODELIST": "localhost", "JAX_COORDINATOR_PORT": str(processes.port)}
     for index in range(2):
-        monkeypatch.setenv("SLURM_PROCID", str(index))
-        processes.start_one("say([process_index(), process_count()])", coordinator="")
+        environment["SLURM_PROCID"] = str(index)
+        processes.start_one(
+            "say([process_index(), process_count()])", environment=environment, coordinator=""
+        )
     ended = processes.end()
     assert ended.codes == [0, 0], ended.err
     assert ended.out == [["joined", [0, 2]], ["joined", [1, 2]]]
 
 
-def test_a_library_of_tpus_alone_is_no_cluster(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TPU_LIBRARY_PATH", __file__)
-    monkeypatch.setenv("JAX_PLATFORMS", "tpu,cpu")
-    processes.start_one("say([process_index(), process_count()])", coordinator="")
+def test_a_library_of_tpus_alone_is_no_cluster(processes: Processes) -> None:
+    environment = {"TPU_LIBRARY_PATH": __file__, "JAX_PLATFORMS": "tpu,cpu"}
+    processes.start_one("say([process_index(), process_count()])", environment=environment, coordinator="")
     ended = processes.end()
     assert ended.out == [["joined", [0, 1]]], ended.err
 
 
-def test_a_coordinator_without_a_cluster(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "localhost:1")
-    processes.start_one("", coordinator="")
+def test_a_coordinator_without_a_cluster(processes: Processes) -> None:
+    processes.start_one("", environment={"JAX_COORDINATOR_ADDRESS": "localhost:1"}, coordinator="")
     ended = processes.end()
     assert ended.codes == [2]
     assert re.match(
