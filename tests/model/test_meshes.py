@@ -276,7 +276,7 @@ def test_prompts_that_begin_alike(computed: dict[str, Any], mesh: str) -> None:
     np.testing.assert_allclose([d.logp for d in drawn], [w.logp for w in wanted], rtol=1e-5, atol=GAP)
     scores = ([*chain(*found["scores"])] for found in (ours, expected))
     np.testing.assert_allclose(*scores, rtol=1e-5, atol=GAP)
-    judged = ([one.logp for one in found["judged"]] for found in (ours, expected))
+    judged = ([logp for logp, _ in found["judged"]] for found in (ours, expected))
     np.testing.assert_allclose(*judged, rtol=1e-5, atol=GAP)
 
 
