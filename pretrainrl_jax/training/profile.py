@@ -45,3 +45,6 @@ def traced(
             return results
 
         yield call
+        if not start <= min(at, stop):
+            had = f"its steps were {begun + 1} to {at}"
+            say(f"{stage}: nothing was traced: profile_steps is {steps}, and {had}")

@@ -94,9 +94,14 @@ def test_a_training_that_ends_or_goes_on_within_the_span_traces_what_it_has(tmp_
     assert annotated(path) == steps
 
 
-@pytest.mark.parametrize(("begun", "number"), [(0, 9), (20, 5)])
-def test_a_training_without_those_steps_has_no_trace(tmp_path, begun, number):
-    train(tmp_path, "10:13", number, begun)
+@pytest.mark.parametrize(
+    ("begun", "number", "had"),
+    [(0, 9, "its steps were 1 to 9"), (20, 5, "its steps were 21 to 25")],
+)
+def test_a_training_without_those_steps_says_so(tmp_path, begun, number, had):
+    said = []
+    train(tmp_path, "10:13", number, begun, said=said)
+    assert said == [f"train/dpo: nothing was traced: profile_steps is 10:13, and {had}"]
     assert not any(tmp_path.iterdir())
 
 
