@@ -344,6 +344,10 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
         ["selfimprove", "--make", "judge-data", "--train", "judge"],
         ["--make and --train are two commands"],
     ),
+    "no blocklist": (
+        ["selfimprove", "--make", "unsafe-data", "--making.blocklist={here}/none.txt"],
+        ["cannot read {here}/none.txt", "making.blocklist"],
+    ),
     "no question": (["ask"], ["question"]),
     "empty question": (["ask", " "], ["the question is empty"]),
     "no model to ask": (

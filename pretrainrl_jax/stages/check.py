@@ -6,11 +6,13 @@ from pathlib import Path
 from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import Config, JudgeConfig
+from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.choices import CATEGORY, read_answers
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.improvement.labels import read_labels
+from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
 
 
@@ -101,8 +103,16 @@ def check_labels(config: Config, who: str) -> None:
 
 
 def check_making(config: Config, kind: str) -> None:
-    """Raise InputError if no model would make labels of a kind."""
-    if kind == "judge-data" and not config.rewriter.is_model and not config.judge.safety:
+    """Raise InputError if no model would make labels of a kind, or prompts or the blocklist are none."""
+    prompts_of(config.judge)
+    if kind == "unsafe-data":
+        read_blocklist(config.making.blocklist)
+        return
+    judge_prompt(config.judge, "quality")
+    if config.rewriter.is_model:
+        for name in config.making.corruptions:
+            read_prompt("corrupt", config.rewriter.prompts, name)
+    elif not config.judge.safety:
         raise InputError(
             "judge-data needs a model that corrupts texts or one that judges them: give rewriter.path or "
             "rewriter.server.url, or judge.safety=1 with judge.path or judge.server.url"
