@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,7 +160,17 @@ class Processes:
             process.wait()
 
 
+_given: set[int] = set()
+_giving = threading.Lock()
+
+
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return free.getsockname()[1]
+    """A port that nobody listens on, and that was not given before: groups of processes begin at once."""
+    with _giving:
+        while True:
+            with socket.socket() as free:
+                free.bind(("", 0))
+                port = free.getsockname()[1]
+            if port not in _given:
+                _given.add(port)
+                return port
