@@ -15,7 +15,6 @@ def test_the_head_is_asked_and_never_trained(tmp_path: Path, tiny_config: Path, 
     words = ("--config", tiny_config, "--workdir", tmp_path / "work", f"--facts.path={facts}")
     ran = call("run", *words, "--facts.limit=20", "--facts.head=6", "--train.systems=ntp_answer")
     assert ran.code == 0, ran.err
-    assert "best-known facts beyond the run's" in ran.out
 
     evaluated = json.loads((tmp_path / "work" / "evaluations" / "ntp_answer.json").read_text())
     asked = {group: set[str]() for group in ("trained", "held_out", "head")}

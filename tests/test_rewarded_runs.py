@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
     [
         (["--objectives.rlvr.ntp.answer=1"], "objectives.rlvr: grpo learns from answers that are sampled"),
         (["--objectives.rlvr.remine_every=5"], "objectives.rlvr.remine_every is 5"),
-        (["--objectives.rlvr.grpo.form=ppo"], "one of dapo, grpo, dr_grpo"),
+        (["--objectives.rlvr.grpo.form=ppo"], "it must be 'dapo', 'grpo' or 'dr_grpo'"),
         (["--objectives.rlvr.grpo.teach=-1"], "objectives.rlvr.grpo.teach is -1: it must be greater"),
         (["--objectives.rlvr.grpo.samples=1"], "objectives.rlvr.grpo.samples is 1"),
     ],

@@ -59,5 +59,6 @@ def explained(error: ValidationError) -> str:
 
 
 def _meaning(wrong: Any) -> str:
-    """What pydantic says of a value."""
-    return wrong["msg"].partition(",")[0].replace("Input should", "it must")
+    """What pydantic says of a value, up to what it says of the value itself."""
+    message = wrong["msg"] if wrong["type"] == "literal_error" else wrong["msg"].partition(",")[0]
+    return message.replace("Input should", "it must")

@@ -37,7 +37,6 @@ from pretrainrl_jax.planning.target import prepare_target
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import FLOAT32, Operation, Work
 from pretrainrl_jax.platforms import kernel_for
-from pretrainrl_jax.stages import start
 
 ROOT = Path(__file__).parents[2]
 # 2 layers of 4 x (2 x 2 x 2 x 8) + 3 x 4 x 16 entries: 2 heads of 8, one for both keys and values
@@ -244,7 +243,7 @@ def test_tpus_need_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """`plan` for one GPU within this process, whose JAX runs already and has the one device that it takes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(start, "prepare_target", lambda topology: None)
+    monkeypatch.setattr("pretrainrl_jax.planning.target.prepare_target", lambda topology: None)
     return lambda *options: call("plan", *options, "--quiet")
 
 
