@@ -117,7 +117,7 @@ class FactMaker:
             own = f"row{row.number}"
         else:
             self.taken.add(own)
-        other = paraphrase(category, subject) if subject else ""
+        other = paraphrase(category, subject) if subject and category in WORDINGS else ""
         worded = self.reworded(row, category, subject, {question, other})
         shown = tuple((path, self.shown(row, path)) for path in self.kept) if self.kept else ()
         other = other if other != question else ""

@@ -197,13 +197,19 @@ def _check_categories(settings: FactsConfig, there: Counter[str]) -> None:
 
 @contextmanager
 def _without_collector() -> Generator[None]:
-    """Python's search for cycles rests: rows have none, and it would look at all of them time and again."""
+    """Python's search for cycles rests: rows have none, and it would look at all of them time and again.
+
+    At its end they count as old at once, where it would look at all of them a first time.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if was_on:
+            if not gc.get_freeze_count():  # or what somebody has frozen would be thawed
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
 
 
