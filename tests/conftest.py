@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from helpers import command_line, peer_measurements, selfimprove_runs
 from helpers.bucket_server import Bucket, serving
@@ -22,8 +23,10 @@ def pytest_configure() -> None:
     """In all processes of a test run XLA optimises little, and writes machine code the sooner way.
 
     It is asked for the latter where it still knows that: it ends a process that has a flag which it does not
-    know, so another one tries.
+    know, so another one tries. Examples of hypothesis may take long: a machine may be busy.
     """
+    hypothesis.settings.register_profile("patient", deadline=None)
+    hypothesis.settings.load_profile("patient")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     if "jax" in sys.modules:  # has read that already
         sys.modules["jax"].config.update("jax_disable_most_optimizations", True)
