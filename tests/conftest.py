@@ -25,7 +25,8 @@ def pytest_configure() -> None:
     It is asked for the latter where it still knows that: it ends a process that has a flag which it does not
     know, so another one tries. Examples of hypothesis may take long: a machine may be busy.
     """
-    hypothesis.settings.register_profile("patient", deadline=None)
+    slow = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("patient")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
     if "jax" in sys.modules:  # has read that already
