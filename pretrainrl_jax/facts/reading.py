@@ -207,7 +207,8 @@ def _without_collector() -> Generator[None]:
         yield
     finally:
         if was_on:
-            if not gc.get_freeze_count():  # or what somebody has frozen would be thawed
+            # Few rows are not worth counting what is frozen; what somebody else has frozen must not be thawed.
+            if gc.get_count()[0] > 100_000 and not gc.get_freeze_count():
                 gc.freeze()
                 gc.unfreeze()
             gc.enable()
