@@ -44,6 +44,7 @@ class ModelServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or each reply waits 40 ms, until its head has been acknowledged
     owner: ModelServer
 
     def do_POST(self) -> None:
