@@ -83,12 +83,10 @@ def undrawn():
     from matplotlib.figure import Figure
 
     draw = Figure.savefig
+    empty = {"svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>', "png": b"\x89PNG\r\n\x1a\n"}
 
     def savefig(self, file, **how):
-        if how["format"] == "svg":
-            file.write(b'<svg xmlns="http://www.w3.org/2000/svg"/>')
-        else:
-            draw(self, file, **how)
+        file.write(empty[how["format"]])
 
     Figure.savefig = savefig
     try:

@@ -1,9 +1,6 @@
 """Scripts that simulate eight devices, each in a process of its own: JAX counts its devices once."""
 
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -18,21 +15,13 @@ SOONER = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_c
 
 def results(module: ModuleType, file: Path, *words: str) -> Any:
     """What a helper run as a script writes to the file it is given, compiled with few optimisations."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    given = os.environ.get("XLA_FLAGS", "")
-    for flags in (f"{given} {SOONER}", given):
-        ran = subprocess.run(
-            [sys.executable, "-m", module.__name__, str(file), *words],
-            capture_output=True,
-            text=True,
-            env=environment | {"XLA_FLAGS": flags},
-            timeout=3600,
-        )
-        if "Unknown flag" not in ran.stderr:  # which XLA says at once
-            break
-    assert ran.returncode == 0, ran.stderr[-4000:]
+    from helpers import forked
+
+    run = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    run += "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=False)"
+    tests = Path(__file__).parents[1]
+    ran = forked.python(run, tests, module.__name__, file, *words, JAX_DISABLE_MOST_OPTIMIZATIONS="true")
+    assert ran.code == 0, ran.err[-4000:]
     return pickle.loads(file.read_bytes())
 
 

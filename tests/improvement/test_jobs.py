@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from helpers.command_line import python
+from helpers.forked import python
 
 from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 
@@ -76,7 +76,7 @@ with Jobs(1) as jobs:
 print("ended")
 """
     began = time.monotonic()
-    assert python("-c", code).out == "ended\n"
+    assert python(code).out == "ended\n"
     assert time.monotonic() - began < 60
 
 

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from helpers.forked import python
 from helpers.models_and_trees import LLAMA3, small_shape
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -337,10 +336,8 @@ def test_devices_are_given_what_they_hold_and_each_part_is_read_once(tmp_path):
         model = Model(read_shape(config(folder, values | {"model_type": family, "num_local_experts": 4})))
         write_weights(folder, tensors_of(model, random(model)), "3KB")
         folders.append(str(folder))
-    ran = subprocess.run(
-        [sys.executable, "-c", SHARDED, *folders], capture_output=True, text=True, check=False
-    )
-    assert ran.stdout == "same qwen3\nsame mixtral\n", ran.stderr
+    ran = python(SHARDED, *folders)
+    assert ran.out == "same qwen3\nsame mixtral\n", ran.err
 
 
 def test_a_family_names_every_parameter_it_may_have():

@@ -1,13 +1,10 @@
 """token_logps against dense float64 NumPy; its gradients; its memory; sharded rows."""
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.forked import python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
@@ -212,6 +209,7 @@ def test_greedy_tokens_hold_no_logits():
 
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
+jax.config.update("jax_num_cpu_devices", 4)
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from pretrainrl_jax.objectives.token_logps import token_logps
 
@@ -243,12 +241,5 @@ print("same")
 
 def test_sharded_rows():
     """Four devices, automatic sharding and shard_map, give what one device gives."""
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
-        "JAX_PLATFORMS": "cpu",
-    }
-    result = subprocess.run(
-        [sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=1200
-    )
-    assert result.stdout.strip() == "same", result.stderr
+    ran = python(SHARDED)
+    assert ran.out.strip() == "same", ran.err

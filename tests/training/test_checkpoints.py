@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.command_line import fill, items, python
+from helpers.command_line import fill, items
+from helpers.forked import python
 from helpers.models_and_trees import small_model, small_tokenizer
 from safetensors.numpy import save_file
 
@@ -462,7 +463,7 @@ def test_a_checkpoint_opens_on_another_mesh_than_saved_it(stage: Path, tmp_path:
     params = small_model()[1]
     state = state._replace(params=params)
     save(stage, state, seconds=2.5)
-    ran = python("-c", ON_EIGHT, stage, tmp_path / "eight", JAX_DISABLE_MOST_OPTIMIZATIONS="true")
+    ran = python(ON_EIGHT, stage, tmp_path / "eight", JAX_DISABLE_MOST_OPTIMIZATIONS="true")
     assert ran.code == 0, ran.err
 
     # What eight devices read is what one saved …
