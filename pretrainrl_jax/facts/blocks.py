@@ -65,7 +65,7 @@ class _Block:
             return [""] * self.count
         values = self._column(path)
         if set(map(type, values)) == {int}:
-            return list(map(str, values))
+            values = list(map(str, values))
         as_written = path in self.maker.as_written  # or else one of numbers or days, to be read as such
 
         def fits(texts: Values) -> bool:
@@ -98,9 +98,6 @@ class _Block:
         if self.maker.separator or path == "possible_answers":
             raise _NotPlain
         return [[text] for text in self._of(values, self._told, "")]
-
-    def _told_in_lists(self, lists: Values) -> bool:
-        return plain.are_lists(lists) and (not (texts := plain.items(lists)) or self._told(texts))
 
     def _told(self, texts: Values) -> bool:
         """Whether all are answers that are kept as they are, and none reads as nothing."""

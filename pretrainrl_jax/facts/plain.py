@@ -15,7 +15,7 @@ from typing import Any
 
 Values = Sequence[Any]
 _BETWEEN = "\0"  # no tidy text has it
-_BEGUN = re.compile(r"\0\s*(?:[\[({]|(?:array|set|frozenset)\()")  # as `written.may_hold` says of one
+_BEGUN = re.compile(r"\0\s*(?:[\[{]|[\w.]*\()")  # of all that `written.may_hold` or `written.BEGUN` match
 _BLANK = re.compile(r"\0\s*\0")
 _NO_LETTER = re.compile(r"\0[^0-9A-Za-z\0]*\0")
 _NUMERALS = frozenset("0123456789.")
