@@ -66,7 +66,7 @@ _MARKS = re.compile(
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAK = re.compile("[\r\n]")
-_SCALARS = (int, float, Decimal, date)
+_SCALARS = (int, float, Decimal, date, time)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _NO_NUMBER = frozenset(("nan", "n/a", "na", "none", "null", "<na>", "#n/a", "-"))
 MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))  # NA is Namibia's sign, too
@@ -117,7 +117,7 @@ def one_line(text: str) -> str:
 
 
 def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> str:
-    """The text of a cell: numbers and dates as people write them, "" for None and NaN.
+    """The text of a cell: numbers, dates and times as people write them, "" for None and NaN.
 
     Numbers of a column of whole ones lose their ".0", days lose their 00:00: `column` is what the survey saw.
     Raises NotText for anything else.

@@ -8,6 +8,7 @@ names file and line.
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -46,8 +47,7 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
     line = 1
     try:
         header = [name.strip().lstrip("?$") if sparql else name.strip() for name in next(reader, [])]
-        if twice := next((name for name in header if name and header.count(name) > 1), ""):
-            raise InputError(f"{place}, line 1: the column {twice!r} stands there twice: rename one of them")
+        _check_once(header, f"{place}, line 1")
         line = reader.line_num + 1
         lines.clear()
         for cells in reader:
@@ -74,6 +74,12 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
             f"{origin} {line}: not a row separated by {between} ({error}): check its quotation marks, or set "
             "facts.quoting=none if the file was written without quoting"
         ) from None
+
+
+def _check_once(names: list[str], where: str) -> None:
+    """No column is there twice: raises InputError, since one of them would be lost."""
+    if twice := next((name for name, often in Counter(filter(None, names)).items() if often > 1), ""):
+        raise InputError(f"{where}: the column {twice!r} stands there twice: rename one of them")
 
 
 def _kept(lines: Iterator[str], kept: list[str]) -> Iterator[str]:
@@ -221,9 +227,13 @@ def parquet_file(place: str) -> Generator[Any]:
 
 
 def read_parquet(place: str, settings: Source) -> Iterator[Row]:
-    """The rows of a Parquet file. Raises InputError as `parquet_file`, or for bytes that are no text."""
+    """The rows of a Parquet file.
+
+    Raises InputError as `parquet_file`, for a column named twice, or for bytes that are no text.
+    """
     origin = f"{place}, row"
     with parquet_file(place) as file:
+        _check_once(file.schema_arrow.names, place)
         batches = file.iter_batches(batch_size=PARQUET_BATCH)
         types = str(file.schema_arrow)
         ready = "binary" not in types and "map<" not in types  # Arrow gives all others as they are wanted
