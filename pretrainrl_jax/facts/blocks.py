@@ -1,8 +1,8 @@
 """The facts of plain rows, a block at a time: where nothing is to be mended, cells are taken as they are."""
 
-import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from pretrainrl_jax.facts import cleaning, plain
@@ -16,16 +16,18 @@ ROWS = 1024  # of a block
 def blocks(rows: Iterable[Row]) -> Iterable[list[Row]]:
     """The rows, `ROWS` at a time."""
     rest = iter(rows)
-    return iter(lambda: list(itertools.islice(rest, ROWS)), [])
+    return iter(lambda: list(islice(rest, ROWS)), [])
 
 
 def plain_cells(maker: FactMaker, rows: Sequence[Row]) -> list[Cells | None]:
     """Of each row the cells that `FactMaker.read` would give, None where that would mend or refuse one."""
     block, columns = _Block(maker, rows), maker.columns
+    if not columns.question:
+        return [None] * len(rows)
     try:
         made = map(
             Cells,
-            block.questions(),
+            block.texts(columns.question, plain.are_closed),
             block.answers(),
             map(sys.intern, block.texts(columns.category)),
             block.texts(columns.subject),
@@ -40,7 +42,7 @@ def plain_cells(maker: FactMaker, rows: Sequence[Row]) -> list[Cells | None]:
 
 
 class _NotPlain(Exception):
-    """A column is made, leads into values, or holds numbers or days as answers."""
+    """A column leads into values, or holds numbers or days as answers."""
 
 
 class _Block:
@@ -52,12 +54,6 @@ class _Block:
         self.count = len(rows)
         self.columns = plain.by_column([row.values for row in rows])
         self.odd: set[int] = set()
-
-    def questions(self) -> Values:
-        """The questions, where they stand in a column and are not made."""
-        if not self.maker.columns.question:
-            raise _NotPlain
-        return self.texts(self.maker.columns.question, plain.are_closed)
 
     def texts(self, path: str, fit: Callable[[Values], bool] = plain.are_tidy) -> Values:
         """A column as texts; blank everywhere without a path."""
@@ -83,7 +79,7 @@ class _Block:
     def answers(self) -> list[tuple[str, ...]]:
         """The answers of each row, each once."""
         columns = [self._listed(path) for path in self.maker.columns.true]
-        answers = [tuple(dict.fromkeys(itertools.chain(*cells))) for cells in zip(*columns, strict=True)]
+        answers = [tuple(dict.fromkeys(chain(*cells))) for cells in zip(*columns, strict=True)]
         self.odd.update(at for at, given in enumerate(answers) if not given)
         return answers
 
@@ -92,9 +88,7 @@ class _Block:
             raise _NotPlain
         values = plain.as_lists(self._column(path))
         if plain.are_lists(values[:1]):
-            return self._of(
-                values, lambda lists: plain.are_lists(lists) and self._told(plain.items(lists)), []
-            )
+            return self._of(values, lambda lists: plain.are_lists(lists) and self._told([*chain(*lists)]), [])
         if self.maker.separator or path == "possible_answers":
             raise _NotPlain
         return [[text] for text in self._of(values, self._told, "")]

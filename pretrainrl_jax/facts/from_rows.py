@@ -16,7 +16,7 @@ from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import ROW_ID
-from pretrainrl_jax.facts.wordings import WORDINGS, paraphrase, rewordings
+from pretrainrl_jax.facts.wordings import WORDINGS, rewordings
 from pretrainrl_jax.facts.written import LISTS, cells, written
 
 _LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
@@ -117,9 +117,10 @@ class FactMaker:
             own = f"row{row.number}"
         else:
             self.taken.add(own)
-        other = paraphrase(category, subject) if subject and category in WORDINGS else ""
+        known = WORDINGS.get(category) if subject else None
+        other = known.paraphrase.format(subject=subject) if known else ""
         worded = self.reworded(row, category, subject, {question, other})
-        shown = tuple((path, self.shown(row, path)) for path in self.kept) if self.kept else ()
+        shown = tuple((path, _shown(cells(row.values, path))) for path in self.kept) if self.kept else ()
         other = other if other != question else ""
         key = key or subject or question
         # By place, since names would take as long as all the rest: there are millions of rows.
@@ -162,11 +163,6 @@ class FactMaker:
         self.repaired[cleaning.NO_REWORDING] += len(filled) - len(usable)
         return usable
 
-    def shown(self, row: Row, path: str) -> str:
-        """A cell as a reader sees it, several values with commas between; "" where it is blank."""
-        values = [value for value in cells(row.values, path) if value not in (None, "")]
-        return ", ".join(" ".join(str(value).split()) for value in values)
-
     def answers(self, row: Row) -> tuple[str, ...]:
         """The canonical answer, then the others, in their order and each once."""
         separator = self.separator
@@ -205,6 +201,11 @@ def _listed(values: Iterable[Any]) -> Iterator[Any]:
             yield from _listed(opened)
         elif value is not None and not (isinstance(value, str) and not value.strip()):
             yield value
+
+
+def _shown(values: Iterable[Any]) -> str:
+    """A cell as a reader sees it, several values with commas between; "" where it is blank."""
+    return ", ".join(" ".join(str(value).split()) for value in values if value not in (None, ""))
 
 
 def _holds(path: str, values: Iterable[Any]) -> str:

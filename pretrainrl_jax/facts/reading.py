@@ -123,7 +123,11 @@ def read_rows(settings: Source) -> Iterator[Row]:
 def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
     """Every row judged: the facts, duplicates settled, and the others by what became of them."""
     rows, columns = _sorted(settings, by)
-    _check_categories(settings, rows.categories)
+    for unknown in (category for category in settings.categories if category not in rows.categories):
+        near = difflib.get_close_matches(unknown, rows.categories, n=1)
+        known = ", ".join(name or "(blank)" for name, _ in rows.categories.most_common(20))
+        also = f"did you mean {near[0]}?" if near else f"there are {known}"
+        raise InputError(f"facts.categories: {settings.path} has no category {unknown!r}: {also}")
     facts, dropped, repaired = rows.facts, rows.dropped, rows.maker.repaired
     left_out = Counter({cleaning.OTHER_CATEGORY: rows.maker.seen.rows - len(facts) - len(dropped)})
     stay, fate = settle(facts, settings.duplicates)
@@ -183,16 +187,6 @@ def _sorted(settings: FactsConfig, by: Sequence[str]) -> tuple[Sorted, Columns]:
     for block in blocks(rows()):
         late.add(block)
     return late, late.maker.columns
-
-
-def _check_categories(settings: FactsConfig, there: Counter[str]) -> None:
-    """The categories to keep are there. Raises InputError if one is not."""
-    unknown = [category for category in settings.categories if category not in there]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], there, n=1)
-        known = ", ".join(name or "(blank)" for name, _ in there.most_common(20))
-        also = f"did you mean {near[0]}?" if near else f"there are {known}"
-        raise InputError(f"facts.categories: {settings.path} has no category {unknown[0]!r}: {also}")
 
 
 @contextmanager

@@ -20,7 +20,8 @@ from pretrainrl_jax.facts.written import is_json, reach
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 DECODER = json.JSONDecoder()
-# Terms of SPARQL endpoints in TSV (W3C, SPARQL 1.1 Query Results): `?item`, `<…>`, `"Varn"@en`.
+# What SPARQL endpoints write in TSV (W3C, SPARQL 1.1 Query Results): `?item`; `<…>`, `"Varn"@en`.
+_VARIABLE = re.compile(r"\s*[?$]\w+\s*")
 _TERM = re.compile(r'"((?:[^"\\]|\\.)*)"(?:@[\w-]+|\^\^<[^>]*>)?|<([^>]*)>|([^"<].*|)', re.DOTALL)
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f"}
 
@@ -39,7 +40,7 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
     lines: list[str] = []  # of the present row
     source = _kept(text_lines(place, settings.encoding), lines)
     begin = next(source, "")
-    sparql = delimiter == "\t" and _is_sparql([name.strip() for name in begin.split(delimiter)])
+    sparql = delimiter == "\t" and all(_VARIABLE.fullmatch(name) for name in begin.split(delimiter))
     bare = sparql or settings.quoting == "none"
     # Strict, or a stray quotation mark would silently swallow the rows up to the next one.
     quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
@@ -95,11 +96,6 @@ def _swallowed(cells: list[str], lines: list[str], delimiter: str) -> bool:
     return len(cells) > 1 and all(line.count(delimiter) == len(cells) - 1 for line in lines)
 
 
-def _is_sparql(header: list[str]) -> bool:
-    """Whether the columns are variables of a query."""
-    return bool(header) and all(re.fullmatch(r"[?$]\w+", name) for name in header)
-
-
 def _term(cell: str, where: str) -> str:
     """The text of a term without its quotation marks, language, type or angle brackets. Raises InputError."""
     match = _TERM.fullmatch(cell.strip())
@@ -128,18 +124,13 @@ def read_json(place: str, settings: Source) -> Iterator[Row]:
     Raises InputError for text that is not JSON, or JSON that is something else.
     """
     text = "".join(text_lines(place, settings.encoding))
-    if _is_json_lines(text):
+    first, _, rest = text.lstrip().partition("\n")
+    if first.startswith("{") and rest.strip() and is_json(first):  # a line of its own for each object
         yield from read_json_lines(place, settings)
         return
     origin = f"{place}, item"
     for number, values in enumerate(_rows_in(_parse(text, place), place, settings.records), start=1):
         yield _row(origin, number, values)
-
-
-def _is_json_lines(text: str) -> bool:
-    """Whether an object stands in the first line, and something behind it."""
-    first, _, rest = text.lstrip().partition("\n")
-    return first.startswith("{") and bool(rest.strip()) and is_json(first)
 
 
 def _rows_in(document: Any, place: str, records: str) -> list[Any]:
