@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.wordings import WORDINGS, rewordings
-from pretrainrl_jax.facts.written import LISTS, cells, written
+from pretrainrl_jax.facts.written import LISTS, cells, leaves
 
 _LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
@@ -138,8 +138,9 @@ class FactMaker:
         if not (path or self.rewordings or category in WORDINGS):
             return ()
         given: list[str] = []
-        for value in _listed(cells(row.values, path) if path else []):
-            given += self._wordings(value, subject)
+        for value in leaves(cells(row.values, path) if path else [], opened=True):
+            if value is not None and not (isinstance(value, str) and not value.strip()):
+                given += self._wordings(value, subject)
         given += [ask(templates, category, subject) for templates in self.rewordings]
         given += rewordings(category, subject) if subject else ()
         if not any(given):
@@ -193,30 +194,16 @@ class FactMaker:
         return usable
 
 
-def _listed(values: Iterable[Any]) -> Iterator[Any]:
-    """What is in cells, blank ones left out: of lists, and of lists written as text, each item."""
-    for value in values:
-        opened = written(value) if isinstance(value, str) else value
-        if isinstance(opened, list | tuple):
-            yield from _listed(opened)
-        elif value is not None and not (isinstance(value, str) and not value.strip()):
-            yield value
-
-
 def _shown(values: Iterable[Any]) -> str:
     """A cell as a reader sees it, several values with commas between; "" where it is blank."""
     return ", ".join(" ".join(str(value).split()) for value in values if value not in (None, ""))
 
 
-def _holds(path: str, values: Iterable[Any]) -> str:
+def _holds(path: str, values: Sequence[Any]) -> str:
     """What stands in a column where text should, with the names inside."""
-    for value in values:
-        value = written(value) if isinstance(value, str) else value
-        while isinstance(value, list | tuple) and value:
-            value = next((part for part in value if isinstance(part, dict | list | tuple | bool)), value[0])
-        if isinstance(value, dict):
-            return f"{path} holds {shown([str(name) for name in value])}"
-    return f"{path} holds true or false"
+    named = next((value for value in leaves(values, opened=True) if isinstance(value, dict)), None)
+    inside = "true or false" if named is None else shown([str(name) for name in named])
+    return f"{path} holds {inside}"
 
 
 def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool = False) -> float:
