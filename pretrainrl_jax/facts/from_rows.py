@@ -17,7 +17,7 @@ from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import ROW_ID
 from pretrainrl_jax.facts.wordings import WORDINGS, rewordings
-from pretrainrl_jax.facts.written import LISTS, cells, leaves
+from pretrainrl_jax.facts.written import LISTS, cells, leaves, written
 
 _LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
@@ -201,7 +201,8 @@ def _shown(values: Iterable[Any]) -> str:
 
 def _holds(path: str, values: Sequence[Any]) -> str:
     """What stands in a column where text should, with the names inside."""
-    named = next((value for value in leaves(values, opened=True) if isinstance(value, dict)), None)
+    parts = (written(part) if isinstance(part, str) else part for part in leaves(values, opened=True))
+    named = next((part for part in parts if isinstance(part, dict)), None)
     inside = "true or false" if named is None else shown([str(name) for name in named])
     return f"{path} holds {inside}"
 

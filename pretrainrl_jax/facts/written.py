@@ -151,8 +151,8 @@ def reach(value: Any, path: str) -> Iterator[Any]:
 
 
 def leaves(value: Any, opened: bool = False) -> Iterator[Any]:
-    """Every value of lists in lists; `opened`: of lists and objects written as text what they hold."""
-    if opened and isinstance(value, str) and (inner := written(value)) is not None:
+    """Every value of lists in lists; `opened`: also of lists written as text."""
+    if opened and isinstance(value, str) and isinstance(inner := written(value), list):
         value = inner
     if isinstance(value, LISTS):
         for part in value:
