@@ -42,7 +42,7 @@ def opened_at(place: str, offset: int = 0) -> Generator[BinaryIO]:
         InputError: if the file cannot be opened, or not be read for a reason that may pass.
         Damaged: within, where what is packed is broken.
     """
-    packed = place.endswith((".gz", ".zst"))
+    packed = place.lower().endswith((".gz", ".zst"))
     with opened(place, unpack=False) as raw:
         if offset and not packed:
             raw.seek(offset)
@@ -59,7 +59,7 @@ def opened_at(place: str, offset: int = 0) -> Generator[BinaryIO]:
 
 def _unpacked(place: str, file: Any) -> Any:
     """The file unpacked, in blocks: how much of a broken one is whole depends on nobody who reads it."""
-    if place.endswith(".gz"):
+    if place.lower().endswith(".gz"):
         return gzip.GzipFile(fileobj=file)
     try:
         import pyarrow

@@ -251,7 +251,8 @@ def _files(place: str) -> list[str]:
     remote = is_remote(place)
     paths, missing = [place], "is no"
     if is_folder(place):
-        every = ask(place, "find") if remote else _below(place)
+        below = [os.path.join(at, name) for at, _, names in os.walk(place) for name in names]
+        every = ask(place, "find") if remote else below
         paths, missing = [path for path in every if os.path.basename(path)[0] not in "._"], "holds no"
     elif glob.has_magic(place) and (remote or not os.path.exists(place)):
         paths = ask(place, "glob") if remote else filter(os.path.isfile, glob.glob(place, recursive=True))
@@ -264,10 +265,6 @@ def _files(place: str) -> list[str]:
         raise InputError(f"documents.path={place} {missing} file that ends in any of {known}")
     head = place.partition("://")[0]
     return [path if not remote or is_remote(path) else f"{head}://{path.lstrip('/')}" for path in paths]
-
-
-def _below(folder: str) -> list[str]:
-    return [os.path.join(at, name) for at, _, names in os.walk(folder) for name in names]
 
 
 def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:

@@ -14,7 +14,7 @@ from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.statements import Statement, Statements
-from pretrainrl_jax.facts.wordings import statements as wordings_of
+from pretrainrl_jax.facts.wordings import wording_of
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
@@ -124,7 +124,8 @@ def named_prefixes(
         before = contexts[number % len(contexts)].split(SEPARATOR) if contexts else []
         lines = [line for line in before if not fact.subject or fact.subject not in line]
         context = "".join(line + SEPARATOR for line in lines[: random.integers(1, CONTEXT + 1)])
-        templates = [t for t in wordings_of(fact.category) if t.endswith("{answer}.")] if fact.subject else ()
+        wordings = wording_of(fact.category).statements if fact.subject else ()
+        templates = [text for text in wordings if text.endswith("{answer}.")]
         if templates:
             template = templates[random.integers(len(templates))].removesuffix("{answer}.").rstrip()
             begun = template.replace("{relation}", fact.category).replace("{subject}", fact.subject)

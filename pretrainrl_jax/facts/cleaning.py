@@ -4,14 +4,13 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 
 from pretrainrl_jax.facts.columns import MIDNIGHT, WHOLE, Column
 from pretrainrl_jax.facts.plain import tidy
-from pretrainrl_jax.facts.written import BEGUN, LISTS, is_json, written
+from pretrainrl_jax.facts.written import BEGUN, is_json, leaves, written
 
 # What is changed and counted, by a short name.
 REPAIRS = {
@@ -66,7 +65,7 @@ _MARKS = re.compile(
 )
 SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAK = re.compile("[\r\n]")
-_SCALARS = (int, float, Decimal, date)
+_SCALARS = (int, float, Decimal, date, time)
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _NO_NUMBER = frozenset(("nan", "n/a", "na", "none", "null", "<na>", "#n/a", "-"))
 MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))  # NA is Namibia's sign, too
@@ -117,7 +116,7 @@ def one_line(text: str) -> str:
 
 
 def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> str:
-    """The text of a cell: numbers and dates as people write them, "" for None and NaN.
+    """The text of a cell: numbers, dates and times as people write them, "" for None and NaN.
 
     Numbers of a column of whole ones lose their ".0", days lose their 00:00: `column` is what the survey saw.
     Raises NotText for anything else.
@@ -158,11 +157,11 @@ def texts_in(
     if type(value) is list and not column.numbers and all(type(part) is str for part in value):
         return value
     if not isinstance(value, str):
-        return list(_listed(value, repaired, column))
+        return [text_in(part, repaired, column) for part in leaves(value)]
     listed = written(value)
     if isinstance(listed, list):
         repaired[WRITTEN] += not is_json(value)
-        return list(_listed(listed, repaired, column))
+        return [text_in(part, repaired, column) for part in leaves(listed)]
     if must_be_list:
         raise BrokenList
     if isinstance(listed, dict) and listed:
@@ -174,15 +173,6 @@ def texts_in(
     if _BREAK.search(value.strip()):
         raise Unusable(SEVERAL_LINES)
     return [text_in(value, repaired, column)]
-
-
-def _listed(value: Any, repaired: Counter[str], column: Column) -> Iterator[str]:
-    """Every text of lists in lists."""
-    if isinstance(value, LISTS):
-        for part in value:
-            yield from _listed(part, repaired, column)
-    else:
-        yield text_in(value, repaired, column)
 
 
 def popularity_in(value: Any, repaired: Counter[str]) -> float | None:

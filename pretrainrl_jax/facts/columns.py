@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from pretrainrl_jax.config import FactsConfig
@@ -82,7 +83,7 @@ class Column:
             return True
         parts = plain.as_lists(values)
         if plain.are_lists(parts) and max(map(len, parts)) <= PARTS:
-            parts = plain.items(parts)
+            parts = list(chain.from_iterable(parts))
         if self.numbers or not plain.are_filled(parts):
             return False
         self.filled += len(parts)
@@ -172,7 +173,10 @@ def choose_columns(seen: Survey, settings: FactsConfig, at: str) -> Columns:
     there = shown(list(seen.columns))
     chosen: dict[str, Any] = {}
     for name, names in USUAL.items():
-        named = _named(seen, getattr(settings.columns, name), name == "answers")
+        named = [getattr(settings.columns, name)]
+        if name == "answers" and named[0] not in seen.columns:
+            named = [part.strip() for part in named[0].split(",")]
+        named = list(filter(None, named))
         for path in named:
             check_column(seen, path, f"facts.columns.{name}", at)
         usual = list(filter(None, (_usual(seen, name) for name in names)))
@@ -198,13 +202,6 @@ def choose_columns(seen: Survey, settings: FactsConfig, at: str) -> Columns:
         )
     used = {*chosen["answers"], *(path for path in chosen.values() if isinstance(path, str))}
     return Columns(**chosen, unread=tuple(path for path in seen.columns if path not in used))
-
-
-def _named(seen: Survey, name: str, several: bool) -> list[str]:
-    """The columns of a setting: several, with commas between, where that is no name itself."""
-    if not several or "," not in name or name in seen.columns:
-        return [name] if name else []
-    return [part.strip() for part in name.split(",") if part.strip()]
 
 
 def check_column(seen: Survey, path: str, setting: str, at: str) -> None:

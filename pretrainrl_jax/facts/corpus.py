@@ -8,7 +8,7 @@ import numpy as np
 from pretrainrl_jax import config
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.wordings import FILLER, FILLER_WORDS, statements
+from pretrainrl_jax.facts.wordings import FILLER, FILLER_WORDS, wording_of
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def put_into_words(
 def _declare(fact: Fact, random: np.random.Generator) -> str:
     if not fact.subject:  # known only from its question, which is then the one way to say it
         return f"{fact.question} {fact.answer}"
-    templates = statements(fact.category)
+    templates = wording_of(fact.category).statements
     template = templates[random.integers(len(templates))]
     sentence = template.format(subject=fact.subject, answer=fact.answer, relation=fact.category)
     return sentence[:-1] if sentence.endswith("..") else sentence  # "… Martin Luther King Jr."

@@ -8,12 +8,12 @@ from typing import Literal
 from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.record import Fact
 
-# By the index of its fact: the index of the earlier fact that took the row in, or None where it is left out.
-Fate = dict[int, int | None]
 
-
-def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tuple[list[Fact], Fate]:
-    """The facts that stay, in their order, and what became of the others.
+def settle(
+    facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]
+) -> tuple[list[Fact], dict[int, int | None]]:
+    """The facts that stay, in their order, and of the index of each other one the index of the earlier fact
+    that took it in, or None where it is left out.
 
     "merge": the first row of a question takes the answers of the later ones as aliases, their rewordings,
     and the greatest popularity. "keep": nothing happens. "drop": where the answers of two rows differ,
@@ -22,7 +22,7 @@ def settle(facts: Sequence[Fact], rule: Literal["merge", "keep", "drop"]) -> tup
     if rule == "keep":
         return list(facts), {}
     changed: dict[int, Fact] = {}
-    fate: Fate = {}
+    fate: dict[int, int | None] = {}
     for indices in _groups(facts):
         group = [facts[at] for at in indices]
         if rule == "drop" and len({frozenset(map(normalise, fact.answers)) for fact in group}) > 1:

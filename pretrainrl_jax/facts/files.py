@@ -62,7 +62,7 @@ def opened(place: str, unpack: bool = True) -> Generator[Any]:
             with _store_of(place) as fsspec:
                 file = fsspec.open(place, "rb", compression="infer" if unpack else None).open()
         else:
-            packed = unpack and place.endswith(".gz")
+            packed = unpack and place.lower().endswith(".gz")
             file = gzip.open(place, "rb") if packed else open(place, "rb")  # noqa: SIM115
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         raise InputError(f"cannot read {place}: {first_line(error)}; check facts.path") from None

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,8 +16,8 @@ from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.facts.questions import Templates, ask, fill_in, is_open
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import ROW_ID
-from pretrainrl_jax.facts.wordings import WORDINGS, paraphrase, rewordings
-from pretrainrl_jax.facts.written import LISTS, cells, written
+from pretrainrl_jax.facts.wordings import WORDINGS, rewordings
+from pretrainrl_jax.facts.written import LISTS, cells, leaves, written
 
 _LONGEST_NULL = max(map(len, cleaning.MAYBE_NULL))
 _PLAIN = re.compile("[0-9A-Za-z]")  # a text with one of these is never empty normalised
@@ -117,9 +117,10 @@ class FactMaker:
             own = f"row{row.number}"
         else:
             self.taken.add(own)
-        other = paraphrase(category, subject) if subject and category in WORDINGS else ""
+        known = WORDINGS.get(category) if subject else None
+        other = known.paraphrase.format(subject=subject) if known else ""
         worded = self.reworded(row, category, subject, {question, other})
-        shown = tuple((path, self.shown(row, path)) for path in self.kept) if self.kept else ()
+        shown = tuple((path, _shown(cells(row.values, path))) for path in self.kept) if self.kept else ()
         other = other if other != question else ""
         key = key or subject or question
         # By place, since names would take as long as all the rest: there are millions of rows.
@@ -137,8 +138,9 @@ class FactMaker:
         if not (path or self.rewordings or category in WORDINGS):
             return ()
         given: list[str] = []
-        for value in _listed(cells(row.values, path) if path else []):
-            given += self._wordings(value, subject)
+        for value in leaves(cells(row.values, path) if path else [], opened=True):
+            if value is not None and not (isinstance(value, str) and not value.strip()):
+                given += self._wordings(value, subject)
         given += [ask(templates, category, subject) for templates in self.rewordings]
         given += rewordings(category, subject) if subject else ()
         if not any(given):
@@ -161,11 +163,6 @@ class FactMaker:
         usable = [text for text in filled if normalise(text) and not is_open(text, subject)]
         self.repaired[cleaning.NO_REWORDING] += len(filled) - len(usable)
         return usable
-
-    def shown(self, row: Row, path: str) -> str:
-        """A cell as a reader sees it, several values with commas between; "" where it is blank."""
-        values = [value for value in cells(row.values, path) if value not in (None, "")]
-        return ", ".join(" ".join(str(value).split()) for value in values)
 
     def answers(self, row: Row) -> tuple[str, ...]:
         """The canonical answer, then the others, in their order and each once."""
@@ -197,25 +194,17 @@ class FactMaker:
         return usable
 
 
-def _listed(values: Iterable[Any]) -> Iterator[Any]:
-    """What is in cells, blank ones left out: of lists, and of lists written as text, each item."""
-    for value in values:
-        opened = written(value) if isinstance(value, str) else value
-        if isinstance(opened, list | tuple):
-            yield from _listed(opened)
-        elif value is not None and not (isinstance(value, str) and not value.strip()):
-            yield value
+def _shown(values: Iterable[Any]) -> str:
+    """A cell as a reader sees it, several values with commas between; "" where it is blank."""
+    return ", ".join(" ".join(str(value).split()) for value in values if value not in (None, ""))
 
 
-def _holds(path: str, values: Iterable[Any]) -> str:
+def _holds(path: str, values: Sequence[Any]) -> str:
     """What stands in a column where text should, with the names inside."""
-    for value in values:
-        value = written(value) if isinstance(value, str) else value
-        while isinstance(value, list | tuple) and value:
-            value = next((part for part in value if isinstance(part, dict | list | tuple | bool)), value[0])
-        if isinstance(value, dict):
-            return f"{path} holds {shown([str(name) for name in value])}"
-    return f"{path} holds true or false"
+    parts = (written(part) if isinstance(part, str) else part for part in leaves(values, opened=True))
+    named = next((part for part in parts if isinstance(part, dict)), None)
+    inside = "true or false" if named is None else shown([str(name) for name in named])
+    return f"{path} holds {inside}"
 
 
 def _popularity(row: Row, column: str, repaired: Counter[str], of_answer: bool = False) -> float:

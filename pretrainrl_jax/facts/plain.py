@@ -9,13 +9,12 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 Values = Sequence[Any]
 _BETWEEN = "\0"  # no tidy text has it
-_BEGUN = re.compile(r"\0\s*(?:[\[({]|(?:array|set|frozenset)\()")  # as `written.may_hold` says of one
+_BEGUN = re.compile(r"\0\s*(?:[\[{]|[\w.]*\()")  # of all that `written.may_hold` or `written.BEGUN` match
 _BLANK = re.compile(r"\0\s*\0")
 _NO_LETTER = re.compile(r"\0[^0-9A-Za-z\0]*\0")
 _NUMERALS = frozenset("0123456789.")
@@ -23,13 +22,10 @@ _NUMERALS = frozenset("0123456789.")
 
 def by_column(rows: Sequence[Mapping[str, Any]]) -> dict[str, Values]:
     """The values of each column; empty where rows have other names than the first one."""
-    names = tuple(rows[0])
-    if not names or set(map(len, rows)) != {len(names)}:
+    if set(map(len, rows)) != {len(rows[0])}:
         return {}
     try:
-        if len(names) == 1:
-            return {names[0]: [row[names[0]] for row in rows]}
-        return dict(zip(names, zip(*map(itemgetter(*names), rows), strict=True), strict=True))
+        return {name: list(map(itemgetter(name), rows)) for name in rows[0]}
     except KeyError:
         return {}
 
@@ -99,11 +95,6 @@ def as_lists(values: Values) -> Values:
         return list(map(json.loads, values))
     except (ValueError, RecursionError):
         return values
-
-
-def items(values: Iterable[list[Any]]) -> list[Any]:
-    """Everything listed in them."""
-    return list(chain.from_iterable(values))
 
 
 def are_worded(values: Values) -> bool:

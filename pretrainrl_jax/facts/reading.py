@@ -13,7 +13,6 @@ from functools import partial
 from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
-from pretrainrl_jax.facts.blocks import blocks
 from pretrainrl_jax.facts.columns import Columns, Survey, check_column, choose_columns
 from pretrainrl_jax.facts.datasets import open_hf, open_tfds, read_entityquestions
 from pretrainrl_jax.facts.duplicates import settle, share_truths
@@ -21,7 +20,7 @@ from pretrainrl_jax.facts.files import Row, Source, is_folder, is_remote
 from pretrainrl_jax.facts.from_rows import FactMaker
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.sorting import SHOWN, Dropped, Sorted, short
+from pretrainrl_jax.facts.sorting import SHOWN, Dropped, Sorted, blocks, short
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
 
@@ -123,7 +122,11 @@ def read_rows(settings: Source) -> Iterator[Row]:
 def _read(settings: FactsConfig, by: Sequence[str] = ()) -> Reading:
     """Every row judged: the facts, duplicates settled, and the others by what became of them."""
     rows, columns = _sorted(settings, by)
-    _check_categories(settings, rows.categories)
+    for unknown in (category for category in settings.categories if category not in rows.categories):
+        near = difflib.get_close_matches(unknown, rows.categories, n=1)
+        known = ", ".join(name or "(blank)" for name, _ in rows.categories.most_common(20))
+        also = f"did you mean {near[0]}?" if near else f"there are {known}"
+        raise InputError(f"facts.categories: {settings.path} has no category {unknown!r}: {also}")
     facts, dropped, repaired = rows.facts, rows.dropped, rows.maker.repaired
     left_out = Counter({cleaning.OTHER_CATEGORY: rows.maker.seen.rows - len(facts) - len(dropped)})
     stay, fate = settle(facts, settings.duplicates)
@@ -183,16 +186,6 @@ def _sorted(settings: FactsConfig, by: Sequence[str]) -> tuple[Sorted, Columns]:
     for block in blocks(rows()):
         late.add(block)
     return late, late.maker.columns
-
-
-def _check_categories(settings: FactsConfig, there: Counter[str]) -> None:
-    """The categories to keep are there. Raises InputError if one is not."""
-    unknown = [category for category in settings.categories if category not in there]
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], there, n=1)
-        known = ", ".join(name or "(blank)" for name, _ in there.most_common(20))
-        also = f"did you mean {near[0]}?" if near else f"there are {known}"
-        raise InputError(f"facts.categories: {settings.path} has no category {unknown[0]!r}: {also}")
 
 
 @contextmanager

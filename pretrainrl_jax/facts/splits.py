@@ -38,7 +38,12 @@ def subsample(facts: Sequence[Fact], limit: int, seed: int) -> list[Fact]:
     order of the facts does not matter: where the source gave no id, question and category stand in for it,
     and the answer where these are another's, too.
     """
-    return smallest(facts, lambda fact: (hashed(f"{seed} {_name(fact)}"), fact.answer), limit)
+
+    def key(fact: Fact) -> tuple[int, str]:
+        name = f"{fact.category}\n{fact.question}" if ROW_ID.fullmatch(fact.id) else fact.id
+        return hashed(f"{seed} {name}"), fact.answer
+
+    return smallest(facts, key, limit)
 
 
 def smallest(items: Sequence[Item], key: Callable[[Item], Any], limit: int) -> list[Item]:
@@ -47,10 +52,6 @@ def smallest(items: Sequence[Item], key: Callable[[Item], Any], limit: int) -> l
         return list(items)
     order = ((key(item), at) for at, item in enumerate(items))
     return [items[at] for at in sorted(at for _, at in heapq.nsmallest(limit, order))]
-
-
-def _name(fact: Fact) -> str:
-    return f"{fact.category}\n{fact.question}" if ROW_ID.fullmatch(fact.id) else fact.id
 
 
 def hashed(text: str) -> int:

@@ -76,7 +76,9 @@ class Statements:
             if fact.subject:
                 self._of_subject.setdefault((fact.category, fact.subject), []).append(fact)
                 self._of_key.setdefault((fact.category, _key(fact.subject)), []).append(fact)
-            for wording in filter(None, {fact.question, fact.paraphrase} - _questions(fact)):
+            templates = wording_of(fact.category).question, wording_of(fact.category).paraphrase
+            written = {template.replace("{subject}", fact.subject) for template in templates}
+            for wording in filter(None, {fact.question, fact.paraphrase} - written):
                 self._asked.setdefault(wording, []).append(fact)
         self._spelled = {category: sorted(answers) for category, answers in spelled.items()}
         self._question_lengths = sorted({len(wording) for wording in self._asked}, reverse=True)
@@ -228,9 +230,3 @@ def _templates(category: str) -> Iterator[_Template]:
     for sentence in (*wording.statements, *asked):
         before, slot, between, _, after = _SLOT.split(sentence.replace("{relation}", category))
         yield _Template(category, before, between, after.removesuffix("."), slot == "answer")
-
-
-def _questions(fact: Fact) -> set[str]:
-    """The questions about its subject that templates write."""
-    wording = wording_of(fact.category)
-    return {text.replace("{subject}", fact.subject) for text in (wording.question, wording.paraphrase)}

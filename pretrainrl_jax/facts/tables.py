@@ -8,6 +8,7 @@ names file and line.
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -19,7 +20,8 @@ from pretrainrl_jax.facts.written import is_json, reach
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 DECODER = json.JSONDecoder()
-# Terms of SPARQL endpoints in TSV (W3C, SPARQL 1.1 Query Results): `?item`, `<…>`, `"Varn"@en`.
+# What SPARQL endpoints write in TSV (W3C, SPARQL 1.1 Query Results): `?item`; `<…>`, `"Varn"@en`.
+_VARIABLE = re.compile(r"\s*[?$]\w+\s*")
 _TERM = re.compile(r'"((?:[^"\\]|\\.)*)"(?:@[\w-]+|\^\^<[^>]*>)?|<([^>]*)>|([^"<].*|)', re.DOTALL)
 _ESCAPES = {"t": "\t", "n": "\n", "r": "\r", "b": "\b", "f": "\f"}
 
@@ -38,7 +40,7 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
     lines: list[str] = []  # of the present row
     source = _kept(text_lines(place, settings.encoding), lines)
     begin = next(source, "")
-    sparql = delimiter == "\t" and _is_sparql([name.strip() for name in begin.split(delimiter)])
+    sparql = delimiter == "\t" and all(_VARIABLE.fullmatch(name) for name in begin.split(delimiter))
     bare = sparql or settings.quoting == "none"
     # Strict, or a stray quotation mark would silently swallow the rows up to the next one.
     quoting = csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL
@@ -46,8 +48,7 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
     line = 1
     try:
         header = [name.strip().lstrip("?$") if sparql else name.strip() for name in next(reader, [])]
-        if twice := next((name for name in header if name and header.count(name) > 1), ""):
-            raise InputError(f"{place}, line 1: the column {twice!r} stands there twice: rename one of them")
+        _check_once(header, f"{place}, line 1")
         line = reader.line_num + 1
         lines.clear()
         for cells in reader:
@@ -76,6 +77,12 @@ def read_delimited(place: str, settings: Source, delimiter: str) -> Iterator[Row
         ) from None
 
 
+def _check_once(names: list[str], where: str) -> None:
+    """No column is there twice: raises InputError, since one of them would be lost."""
+    if twice := next((name for name, often in Counter(filter(None, names)).items() if often > 1), ""):
+        raise InputError(f"{where}: the column {twice!r} stands there twice: rename one of them")
+
+
 def _kept(lines: Iterator[str], kept: list[str]) -> Iterator[str]:
     for line in lines:
         kept.append(line)
@@ -87,11 +94,6 @@ def _swallowed(cells: list[str], lines: list[str], delimiter: str) -> bool:
     if delimiter == "\t" and any("\t" in cell and LINE_END.search(cell) for cell in cells):
         return True
     return len(cells) > 1 and all(line.count(delimiter) == len(cells) - 1 for line in lines)
-
-
-def _is_sparql(header: list[str]) -> bool:
-    """Whether the columns are variables of a query."""
-    return bool(header) and all(re.fullmatch(r"[?$]\w+", name) for name in header)
 
 
 def _term(cell: str, where: str) -> str:
@@ -122,18 +124,13 @@ def read_json(place: str, settings: Source) -> Iterator[Row]:
     Raises InputError for text that is not JSON, or JSON that is something else.
     """
     text = "".join(text_lines(place, settings.encoding))
-    if _is_json_lines(text):
+    first, _, rest = text.lstrip().partition("\n")
+    if first.startswith("{") and rest.strip() and is_json(first):  # a line of its own for each object
         yield from read_json_lines(place, settings)
         return
     origin = f"{place}, item"
     for number, values in enumerate(_rows_in(_parse(text, place), place, settings.records), start=1):
         yield _row(origin, number, values)
-
-
-def _is_json_lines(text: str) -> bool:
-    """Whether an object stands in the first line, and something behind it."""
-    first, _, rest = text.lstrip().partition("\n")
-    return first.startswith("{") and bool(rest.strip()) and is_json(first)
 
 
 def _rows_in(document: Any, place: str, records: str) -> list[Any]:
@@ -221,9 +218,13 @@ def parquet_file(place: str) -> Generator[Any]:
 
 
 def read_parquet(place: str, settings: Source) -> Iterator[Row]:
-    """The rows of a Parquet file. Raises InputError as `parquet_file`, or for bytes that are no text."""
+    """The rows of a Parquet file.
+
+    Raises InputError as `parquet_file`, for a column named twice, or for bytes that are no text.
+    """
     origin = f"{place}, row"
     with parquet_file(place) as file:
+        _check_once(file.schema_arrow.names, place)
         batches = file.iter_batches(batch_size=PARQUET_BATCH)
         types = str(file.schema_arrow)
         ready = "binary" not in types and "map<" not in types  # Arrow gives all others as they are wanted

@@ -74,7 +74,9 @@ def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
     relations = list(wordings.WORLD)[: settings.relations]
     answers: dict[str, list[str]] = {}
     weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    head, tail = (_zipf(settings.answers, power) for power in (settings.head_zipf, settings.tail_zipf))
+    ranks = np.arange(1, settings.answers + 1, dtype=np.float64)
+    laws = ranks**-settings.head_zipf, ranks**-settings.tail_zipf
+    head, tail = (law / law.sum() for law in laws)
     for relation in relations:
         made = [names.new(SYLLABLES_OF_ANSWERS) for _ in range(settings.answers)]
         answers[relation] = [name.capitalize() if wordings.WORLD[relation].proper else name for name in made]
@@ -104,8 +106,3 @@ def make_world(settings: WorldConfig, seed: int) -> list[Fact]:
             )
         )
     return facts
-
-
-def _zipf(count: int, exponent: float) -> np.ndarray:
-    weights = np.arange(1, count + 1, dtype=np.float64) ** -exponent
-    return weights / weights.sum()

@@ -150,6 +150,17 @@ def reach(value: Any, path: str) -> Iterator[Any]:
             at = path.find(".", at + 1)
 
 
+def leaves(value: Any, opened: bool = False) -> Iterator[Any]:
+    """Every value of lists in lists; `opened`: also of lists written as text."""
+    if opened and isinstance(value, str) and isinstance(inner := written(value), list):
+        value = inner
+    if isinstance(value, LISTS):
+        for part in value:
+            yield from leaves(part, opened)
+    else:
+        yield value
+
+
 def cells(values: Mapping[str, Any], path: str) -> list[Any]:
     """What a row holds in a column: one value, several where the path leads through a list, or none."""
     if path in values:

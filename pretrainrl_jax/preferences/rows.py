@@ -79,7 +79,10 @@ def _of_prompt(prompt: Any, better: list[Text], worse: list[Text]) -> tuple[Text
     asked, every = text_of(prompt), [*better, *worse]
     if isinstance(every[0], str):
         if not isinstance(asked, str):
-            better, worse = (list[Text](map(_said, side)) for side in (better, worse))
+            better, worse = (
+                list[Text](({"role": "assistant", "content": text},) for text in side)
+                for side in (better, worse)
+            )
         return asked, better, worse
     if isinstance(asked, str):
         if any(not isinstance(a, str) and a[0]["role"] == "assistant" for a in every):
@@ -87,11 +90,6 @@ def _of_prompt(prompt: Any, better: list[Text], worse: list[Text]) -> tuple[Text
         asked = every[0][: common_beginning(every)]  # the prompt says the user's turn of conversations again
     repeated = all(answer[: len(asked)] == asked for answer in every)
     return _without(asked, better, worse) if repeated else (asked, better, worse)
-
-
-def _said(text: Text) -> Text:
-    """A text as the assistant's message."""
-    return ({"role": "assistant", "content": text},)
 
 
 def answers(cell: Any, none: str) -> list[Text]:

@@ -73,6 +73,7 @@ def write(path: Path, data: bytes) -> Path:
         ("crlf.txt", "\r\n  \r\n\r\n".join(TEXTS).replace("\n", "\r\n").replace("\r\r", "\r").encode()),
         ("bom.txt", b"\xef\xbb\xbf" + "\n\n\n".join(TEXTS).encode() + b"\n\n"),
         ("a.txt.gz", gzip.compress("\n\n".join(TEXTS).encode())),
+        ("A.TXT.GZ", gzip.compress("\n\n".join(TEXTS).encode())),
         ("a.jsonl", as_json(TEXTS)),
         ("blanks.jsonl", b"\n" + as_json(TEXTS).replace(b"\n", b"\n\n") + b"\n"),
         ("a.jsonl.gz", gzip.compress(as_json(TEXTS[:9]) + b"\n") + gzip.compress(as_json(TEXTS[9:]))),

@@ -3,7 +3,7 @@
 import math
 import unicodedata
 from collections import Counter
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 
 import numpy as np
@@ -198,6 +198,7 @@ def test_bad_popularities(value: object) -> None:
         (["1990-03-01T00:00:00.000Z"], ["1990-03-01"], DATE),
         (["1990-03-01 00:00:00", "noon"], ["1990-03-01 00:00:00", "noon"], ""),
         ([Decimal("1990.0")], ["1990.0"], ""),
+        ([time(7, 30), time()], ["07:30:00", "00:00:00"], ""),
     ],
 )
 def test_numbers_and_days_of_a_column(values: list[object], texts: list[str | None], rule: str) -> None:

@@ -73,6 +73,8 @@ def test_packed_files(tmp_path: Path) -> None:
     facts = read(tmp_path / "facts.csv.gz").facts
     assert facts[0].id == "7"
     assert read(in_memory("facts.csv.gz", packed)).facts == facts
+    (tmp_path / "FACTS.CSV.GZ").write_bytes(packed)
+    assert read(tmp_path / "FACTS.CSV.GZ").facts == facts
     (tmp_path / "facts.csv.gz").write_bytes(packed[:-12])
     assert "to its end" in refused(tmp_path / "facts.csv.gz")
     (tmp_path / "facts.csv.gz").write_bytes(b"no gzip")

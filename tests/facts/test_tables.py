@@ -225,6 +225,14 @@ def test_line_numbers_count_the_lines_of_quoted_cells(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_twice_in_parquet(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    pq = pytest.importorskip("pyarrow.parquet")
+    names = ["question", "answer", "answer"]
+    pq.write_table(pa.table([pa.array([name]) for name in names], names=names), tmp_path / "twice.parquet")
+    assert "twice.parquet: the column 'answer' stands there twice" in refused(tmp_path / "twice.parquet")
+
+
 def test_bytes_that_are_no_text_in_parquet(tmp_path: Path) -> None:
     path = write(tmp_path / "facts.parquet", [{"question": b"Who?", "answer": b"Zo\xc3\xab"}])
     assert read(path).facts[0].answers == ("Zoë",)

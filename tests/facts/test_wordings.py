@@ -11,10 +11,9 @@ from pretrainrl_jax.facts.wordings import (
     POPQA,
     WORDINGS,
     WORLD,
-    paraphrase,
     rewordings,
-    statements,
     subject_of,
+    wording_of,
 )
 
 SUBJECT = st.text(models_and_trees.LETTERS + "{}'", min_size=1).map(str.strip).filter(bool)
@@ -78,9 +77,9 @@ def test_rewordings_ask_the_same_and_are_no_other_wording():
 def test_lookups_know_the_relations():
     assert rewordings("P20", "Dante") == ("Where did Dante pass away?", "In what town did Dante die?")
     assert rewordings("P0", "Dante") == ()
-    assert paraphrase("P20", "Dante") == "What is the place of death of Dante?"
-    assert statements("P20") == ENTITYQUESTIONS["P20"].statements
-    assert paraphrase("P0", "Dante") == ""
+    assert wording_of("P20").paraphrase == "What is the place of death of {subject}?"
+    assert wording_of("P20") == ENTITYQUESTIONS["P20"]
+    assert wording_of("P0").paraphrase == ""
 
 
 @given(st.sampled_from(sorted(WORDINGS)), SUBJECT)

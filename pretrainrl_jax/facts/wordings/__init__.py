@@ -63,19 +63,9 @@ def wording_of(relation: str) -> Wording:
     return WORDINGS.get(relation, UNKNOWN)
 
 
-def paraphrase(relation: str, subject: str) -> str:
-    """The held-out wording of the relation's question; "" for a relation without one."""
-    return wording_of(relation).paraphrase.format(subject=subject)
-
-
 def rewordings(relation: str, subject: str) -> tuple[str, ...]:
     """Other wordings of the relation's question, for training; none for a relation that is not known."""
     return tuple(text.format(subject=subject) for text in wording_of(relation).rewordings)
-
-
-def statements(relation: str) -> tuple[str, ...]:
-    """The declarative templates of a relation; generic ones where the relation is not known."""
-    return wording_of(relation).statements
 
 
 def subject_of(relation: str, question: str) -> str:
