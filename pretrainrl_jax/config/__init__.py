@@ -11,13 +11,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
-
-# The sections are found here, too.
 from pretrainrl_jax.config.facts import *
 from pretrainrl_jax.config.machine import *
 from pretrainrl_jax.config.objectives import *
 from pretrainrl_jax.config.selfimprove import *
 from pretrainrl_jax.config.stages import *
+
+__all__ = [
+    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
+    "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
+    "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
+    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig",
+    "MakingConfig", "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig",
+    "ObjectiveConfig", "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig",
+    "PreferencesConfig", "PretrainConfig", "RewriterConfig", "RewriterServerConfig",
+    "RewriterTuningConfig", "RolloutsConfig", "SelfimproveConfig", "ServerConfig", "SweepConfig",
+    "TermConfig", "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
+]  # fmt: skip
 
 # Sections by names that a configuration chooses: those that are known, and what a new one is.
 NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
