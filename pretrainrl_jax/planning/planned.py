@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK, GROUP
-from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import FLOAT32, Work, together
@@ -163,9 +162,6 @@ class Planned:
     hand: ByHand  # the model on a chip
     material: Material
     programs: tuple[Program, ...]
+    verdicts: int = 0  # asked of a judging model
+    verdict_tokens: int = 0  # that it reads, about
     uncounted: tuple[str, ...] = ()  # settings by which a run does what no program here has
-
-    @property
-    def shape(self) -> ModelShape:
-        """Of the model."""
-        return self.hand.shape

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
-from pretrainrl_jax.improvement.cost import AROUND, rollout_count
+from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
@@ -65,6 +64,7 @@ def planned(
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append((work.policy if config.model.path else work).pretraining())
+    verdicts = 0
     if improves(config):
         # Judge and rewriter keep the dtype that they are stored in, whatever they compute in.
         of_judge = work_of(judge, judge.dtype, learns=False).parameters if judge else 0.0
@@ -73,12 +73,16 @@ def planned(
             computes = replace(rewriter, dtype=config.rewriter.dtype or rewriter.dtype)
             of_rewriter = work_of(computes, rewriter.dtype, learns=False)
         for name in config.selfimprove.systems:
-            programs += work.policy.improvement(name, config.methods[name], of_judge, of_rewriter)
+            method = config.methods[name]
+            programs += work.policy.improvement(name, method, of_judge, of_rewriter)
+            verdicts += cost_of(config, method, config.selfimprove.steps).verdicts + comparing(config)
     elif config.preferences.path:
         programs += work.preferences()
     else:
         programs += work.facts()
-    return Planned(mesh, work.hand, material, tuple(programs), _uncounted(config))
+    shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
+    read = verdicts * (shown + 2 * config.selfimprove.suffix)
+    return Planned(mesh, work.hand, material, tuple(programs), verdicts, read, _uncounted(config))
 
 
 def _work_of(
@@ -87,12 +91,13 @@ def _work_of(
 ) -> "_Work":  # fmt: skip
     """Of a model; what does not learn of it is stored in that dtype."""
     model, item = Model(shape, mesh, **chosen._asdict()), jnp.dtype(stored).itemsize
-    parts = _parts(model, mesh)
-    frozen, learned = map(_sum, split(shape.lora, parts) if learns else (parts, {}))
-    parameters = frozen * item / FLOAT32 + learned
+    params, shardings = nn.unbox(model.abstract()), parameter_shardings(model, mesh)
+    sizes = jax.tree.map(lambda x, cut: float(math.prod(cut.shard_shape(x.shape))), params, shardings)
+    parts = split(shape.lora, sizes) if learns else (sizes, {})
+    frozen, learned = (sum(jax.tree.leaves(part)) for part in parts)
     lowering = Lowering(model, mesh, config.optimizer, stored)
     hand = ByHand(shape, Cut(**mesh.shape), *chosen, stored=item)
-    return _Work(config, lowering, mesh, hand, parameters, learned, material)
+    return _Work(config, lowering, hand, frozen * item + learned * FLOAT32, learned * FLOAT32, material)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,6 @@ class _Work:
 
     config: Config
     lowering: Lowering
-    mesh: Mesh
     hand: ByHand
     parameters: float  # bytes a chip, as they are stored
     learned: float  # bytes a chip, float32, of what learns of them
@@ -254,7 +258,7 @@ class _Work:
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
     ) -> tuple[Packed, Capacity]:
         """A batch of these trees, as loops pack it that make their own."""
-        _, holds = held(learned, self.mesh, row_length, Holds(), microsteps)
+        _, holds = held(learned, self.lowering.mesh, row_length, Holds(), microsteps)
         return Packed(holds.rows * microsteps, row_length, holds.capacity.sources), holds.capacity
 
     def _training(self, name: str, objective: ObjectiveConfig, drawn: Sequence[AnswerTree]) -> Program:
@@ -352,7 +356,7 @@ class _Work:
 
         `how` tells batch and prompts without padding; prompts are padded to `shortest` tokens at least.
         """
-        rows = round_up_rows(self.mesh, how.rows)
+        rows = round_up_rows(self.lowering.mesh, how.rows)
         load = how._replace(rows=rows, time=bucket(how.time, shortest))
         executions = sum(math.ceil(prompts / rows) for prompts in calls)
         prompts = sum(calls) / executions
@@ -371,7 +375,7 @@ class _Work:
         ends: bool = True,
     ) -> Program:  # fmt: skip
         """So many trees like these, in parts; all of them so many times."""
-        rows = round_up_rows(self.mesh, ROWS)
+        rows = round_up_rows(self.lowering.mesh, ROWS)
         row_length = max(self.config.train.row_length, *(tree.inputs for tree in drawn))
         needed, holds = _rows_of(drawn, row_length, len(drawn), question=False)
         of_tree = needed / len(drawn)
@@ -414,15 +418,3 @@ def _rows_of(
     sizes = [size(tree, layout, question) for tree in drawn]
     laid = plan([taken.time for taken in sizes], row_length)
     return max(1, round(questions * len(laid) / len(drawn))), capacity(sizes, laid, row_length)
-
-
-def _parts(model: Model, mesh: Mesh) -> Any:
-    """Of each parameter the bytes of its part on one chip, float32."""
-    shardings, params = parameter_shardings(model, mesh), nn.unbox(model.abstract())
-    return jax.tree.map(
-        lambda x, sharding: float(FLOAT32 * math.prod(sharding.shard_shape(x.shape))), params, shardings
-    )
-
-
-def _sum(tree: Any) -> float:
-    return sum(jax.tree.leaves(tree))

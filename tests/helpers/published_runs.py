@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import topology
-from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
+from pretrainrl_jax.planning.estimate import EFFICIENCIES, Estimate, estimate
 from pretrainrl_jax.planning.work import Again, Form, training_work
 from pretrainrl_jax.report.columns import markdown
 
@@ -48,7 +48,7 @@ class Published(NamedTuple):
         visible = self.time if self.square else self.time / 2
         form = Form(*((3, 5) if self.gated else (2, 3)), *((7, 1) if self.own else (14, 2)))
         work = training_work(s, cut, tokens, visible, tokens, Again(share, 1.0), form=form)
-        return estimate(work, place, efficiencies(place.chip))
+        return estimate(work, place, EFFICIENCIES[place.chip.name])
 
     @property
     def error(self) -> float:
