@@ -75,9 +75,7 @@ class FactsConfig(Section):
         "merge", "rows that ask the same of one category: one with all answers, each kept, or all left out"
     )
     examples: Literal["common", "other_categories"] = setting(
-        "other_categories",
-        "facts that few-shot prompts show: the same to all questions, or to each category those of others",
-        before="common",
+        "other_categories", "of few-shot prompts: the same for all, or of other categories", before="common"
     )
     limit: NonNegativeInt = setting(0, "keep so many facts, drawn by a hash of seed and id; 0: all")
     head: NonNegativeInt = setting(

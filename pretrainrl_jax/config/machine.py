@@ -56,11 +56,8 @@ class ModelConfig(Section):
         if not mixture and (self.experts or self.experts_per_token):
             raise wrong("model.experts", self.experts, f"the family {self.family} has none")
         if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:
-            raise ValueError(
-                f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}: the "
-                f"family {self.family} is a mixture, which needs 1 or more a token, and at least as many "
-                "in all"
-            )
+            given = f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}"
+            raise ValueError(f"{given}: a mixture needs 1 or more a token, and at least as many in all")
 
 
 @section
@@ -106,13 +103,10 @@ class MeshConfig(Section):
     expert: int = setting(1, "devices along the batch that share the experts of a mixture")
 
     def _fits(self) -> None:
-        sizes = (self.data, self.fsdp, self.expert, self.tensor)
+        sizes = (self.data, self.fsdp, self.tensor, self.expert)
         if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
-            expert = f", mesh.expert={self.expert}" if self.expert != 1 else ""
-            raise ValueError(
-                f"mesh.data={self.data}, mesh.fsdp={self.fsdp}{expert}, mesh.tensor={self.tensor}: each must "
-                "be 1 or more, or one of them -1"
-            )
+            given = ", ".join(f"mesh.{item.name}={getattr(self, item.name)}" for item in fields(self))
+            raise ValueError(f"{given}: each must be 1 or more, or one of them -1")
 
 
 @section
@@ -143,6 +137,4 @@ class PlatformConfig(Section):
     )
     programs: str = setting("", "folder that keeps compiled programs; empty: the user's cache; none: none")
     programs_gigabytes: PositiveFloat = setting(4.0, "its size at most: what was unused longest goes first")
-    decoding_memory: Share = setting(
-        0.7, "decode from a whole copy of the weights, if all takes this share of a device at most; 0: never"
-    )
+    decoding_memory: Share = setting(0.7, "decode from a copy of all weights up to this share of a device")

@@ -42,10 +42,7 @@ class NtpConfig(TermConfig):
     )
     answer: NonNegativeFloat = setting(0.0, "weight of answer tokens", "NTP(answer)", was="../answer_weight")
     answer_mean: NonNegativeFloat = setting(
-        0.0,
-        "weight of the loss on answer tokens, averaged over each answer's",
-        "NTP(answer) per token",
-        was="../answer_mean_weight",
+        0.0, "weight of each answer's mean token", "NTP(answer) per token", was="../answer_mean_weight"
     )
 
 

@@ -239,9 +239,7 @@ class SelfimproveConfig(Section):
     length: PositiveInt = setting(2048, "tokens of prefix and suffix; a longer prefix keeps its last")
     shortest_prefix: PositiveInt = setting(1, "tokens of a prefix at least, BOS not counted")
     updates: PositiveInt = setting(1, "updates of a step, each on its part of the step's documents")
-    staleness: NonNegativeInt = setting(
-        0, "steps that the sampling policy may be behind the learning one: so many are judged meanwhile"
-    )
+    staleness: NonNegativeInt = setting(0, "steps that sampling may be behind learning; so many are judged")
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
     row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest takes, or more")
     reference: Literal["resident", "loaded", "policy"] = setting(
@@ -261,10 +259,7 @@ class SelfimproveConfig(Section):
             meaning = f"a document with two candidates takes up to {longest}: raise it, or set it to 0"
             raise wrong("selfimprove.row_length", self.row_length, meaning)
         if self.reference == "policy" and self.updates == 1:
-            meaning = (
-                "with one update a step its loss is ln 2 for ever and nothing holds the model: "
-                "raise selfimprove.updates, or take resident or loaded"
-            )
+            meaning = "with one update a step DPO's loss is ln 2 for ever: raise selfimprove.updates"
             raise wrong("selfimprove.reference", "policy", meaning)
         if self.documents % self.updates:
             meaning = f"make it a multiple of selfimprove.updates ({self.updates})"

@@ -111,20 +111,14 @@ class TrainConfig(Section):
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveFloat = setting(3.0, "times each fact is visited")
     order: NonNegativeInt = setting(0, "another order of facts, negatives and samples; 0: the seed's own")
-    device_seconds: NonNegativeFloat = setting(
-        0.0, "as many passes as take so long, all devices together; 0: train.passes"
-    )
+    device_seconds: NonNegativeFloat = setting(0.0, "passes for so long, on all devices; 0: train.passes")
     wordings: PositiveInt = setting(
-        1,
-        "wordings of each question, one a pass in turn; never the paraphrase that is evaluated",
-        results=("mine", "train"),
+        1, "wordings of each question, one a pass in turn; never the evaluated one", results=("mine", "train")
     )
     questions: PositiveInt = setting(27, "questions a step (on average: a step is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
     layout: Literal["shared", "literal"] = setting(
-        "shared",
-        "the question once with its answers as branches, or the paper's sequence for each pair",
-        results=("mine", "train"),
+        "shared", "the question once, answers as branches; or the paper's pairs", results=("mine", "train")
     )
     grad_accum_steps: PositiveInt = setting(1, "microsteps a step is cut into", was="accumulate")
     ntp_scale: Literal["sequence", "token"] = setting(
@@ -239,7 +233,7 @@ class CheckpointConfig(Section):
     every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by steps alone")
     keep: PositiveInt = setting(2, "last checkpoints kept of a stage")
     keep_best: NonNegativeInt = setting(
-        1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
+        1, "as many beside them, of the lowest mean loss since the one before"
     )
     shard_questions: PositiveInt = setting(512, "questions mined or evaluated between two files")
     grace_seconds: NonNegativeFloat = setting(25.0, "then a stage told to stop that has not saved is ended")

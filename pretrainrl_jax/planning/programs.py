@@ -118,11 +118,6 @@ class _Work:
         return self.adapted or self
 
     @property
-    def moments(self) -> float:
-        """Bytes a chip."""
-        return 2 * self.learned
-
-    @property
     def reference(self) -> float:
         """Bytes a chip of the base model beside the policy: with adapters it is a part of that."""
         return 0.0 if self.shape.lora else self.parameters
@@ -159,7 +154,7 @@ class _Work:
             if again := len(spans(objective, trained, config.train.passes, steps)) - 1:
                 # The optimizer waits on the devices, and the base model beside it until it has scored.
                 policy, renewed = self.policy, objective.reference == "renewed"
-                kept = policy.moments + (0.0 if renewed else policy.reference)
+                kept = 2 * policy.learned + (0.0 if renewed else policy.reference)
                 yield from policy._mining(f"mining again ({name})", f"references again ({name})", again, kept)
         mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
         yield from self._systems(mined)
@@ -211,7 +206,7 @@ class _Work:
         """Sampling, rewriting, references and a step of one method of self-improvement."""
         config, settings = self.config, self.config.selfimprove
         prefix, suffix = settings.length - settings.suffix, settings.suffix
-        judge, moments = (of_judge if method.judged else 0.0), self.moments
+        judge, moments = (of_judge if method.judged else 0.0), 2 * self.learned
         rewriter = rewriter if "rewrite" in method.candidates else None
         beside = judge + (rewriter.parameters if rewriter else 0.0)
         reference = self.reference if method.contrasts and settings.reference == "resident" else 0.0
@@ -239,7 +234,7 @@ class _Work:
         )  # fmt: skip
         if method.contrasts:
             read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
-            lower = partial(self.lowering.references, read, holds)
+            lower = partial(self.lowering.kept_logps, read, holds, of_tokens=False)
             # Unless it is the policy itself, the reference is there beside it.
             kept = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
             label = f"{name} references"
@@ -302,7 +297,7 @@ class _Work:
         batches = math.ceil(settings.passes * self.material.trained / number)
         base = self.reference if how.kl else 0.0  # stays beside the policy
         asked = Decoding(number, length, how.samples, how.max_new_tokens, sampled=True)
-        kept = self.moments + base
+        kept = 2 * self.learned + base
         yield self._decoding(f"sampling ({name})", "train.questions", asked, [number], batches, kept)
         learned = trees(number, settings.template, candidates=how.samples, answer=how.max_new_tokens)
         time = max(settings.row_length, length + how.samples * how.max_new_tokens)
@@ -312,7 +307,7 @@ class _Work:
         yield step
         if measured := (how.updates > 1) + bool(how.kl):
             read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
-            lower = partial(self.lowering.token_logps, read, holds)
+            lower = partial(self.lowering.kept_logps, read, holds, of_tokens=True)
             share = settings.questions / len(learned)
             _, counted = _counted(self.shape, learned, asks(objective.coefficients), share)
             yield self.program(
