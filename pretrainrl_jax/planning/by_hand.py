@@ -109,14 +109,10 @@ class ByHand:
         return jnp.dtype(self.shape.dtype).itemsize
 
     @property
-    def copies(self) -> bool:
-        """Whether that is made."""
-        return takes_copy(self.shape, self.cut, self.room)
-
-    @property
     def copy(self) -> float:
-        """Bytes of it."""
-        return copy_bytes(self.shape, self.cut) if self.copies else 0.0
+        """Bytes of a copy of the weights to decode from, where one is made."""
+        made = takes_copy(self.shape, self.cut, self.room)
+        return copy_bytes(self.shape, self.cut) if made else 0.0
 
     @property
     def weights(self) -> float:
@@ -221,7 +217,7 @@ class ByHand:
 
     def copied(self) -> tuple[Work, "ByHand"]:
         """What copying the weights takes, and a chip that has them so: nothing of them is sent or cast."""
-        if not self.copies:
+        if not self.copy:
             return Work((), ()), self
         entries, fsdp = self.copy / self.item, self.cut.fsdp
         made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")

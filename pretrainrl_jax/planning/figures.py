@@ -110,7 +110,7 @@ def remedies(one: Figures) -> list[str]:
     load, cut = program.load, hand.cut
     state = program.parameters + program.moments + program.resident
     said = []
-    if isinstance(load, Decoding) and hand.copies:
+    if isinstance(load, Decoding) and hand.copy:
         said.append("--platform.decoding_memory=0")
     if cut.data > 1:
         said.append(f"--mesh.data=1 --mesh.fsdp={cut.data * cut.fsdp}")

@@ -107,7 +107,7 @@ class Decoding(NamedTuple):
         vocabulary = hand.shape.vocabulary / hand.cut.tensor
         held = SAMPLER * vocabulary if sampled else 3 * min(BLOCK, vocabulary) + 2 * vocabulary / GROUP
         logits = FLOAT32 * rows * branches * held
-        if hand.copies:
+        if hand.copy:
             return self.cache(hand) + hand.copy + max(read, written, logits)
         block = hand.item * max(min(BLOCK, vocabulary), rows * branches * GROUP) * hand.shape.d_model
         in_layers = max(read, written) + hand.held(2)
@@ -145,7 +145,6 @@ class Program:
 
     @property
     def section(self) -> str:
-        """Of that setting."""
         return self.setting.partition(".")[0]
 
     @property

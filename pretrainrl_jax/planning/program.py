@@ -147,7 +147,6 @@ def _called(frame: Frame, instruction: Instruction) -> list[Frame]:
 
 
 def _shapes(frame: Frame, instruction: Instruction) -> list[Shape]:
-    """Of the operands."""
     return [shape for name in instruction.operands for shape in frame.find(name).result]
 
 

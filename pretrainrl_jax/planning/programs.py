@@ -114,7 +114,6 @@ class _Work:
 
     @property
     def policy(self) -> "_Work":
-        """Of the model as it learns."""
         return self.adapted or self
 
     @property
@@ -124,12 +123,10 @@ class _Work:
 
     @property
     def program(self) -> "partial[Program]":
-        """Makes one of this model."""
         return partial(Program, hand=self.hand, parameters=self.parameters, learned=self.learned)
 
     @property
     def shape(self) -> ModelShape:
-        """Of the model."""
         return self.hand.shape
 
     def pretraining(self) -> Program:
@@ -161,7 +158,6 @@ class _Work:
         yield from self._evaluation()
 
     def _objectives(self) -> dict[str, ObjectiveConfig]:
-        """Of the systems to train."""
         return {name: self.config.objectives[name] for name in self.config.train.systems}
 
     def _systems(self, drawn: Sequence[AnswerTree]) -> Iterator[Program]:

@@ -38,7 +38,6 @@ class Candidate(NamedTuple):
         return named | ({f"{section}.grad_accum_steps": self.microsteps} if section else {})
 
     def flags(self, section: str) -> str:
-        """The same for a command line."""
         return " ".join(f"--{name}={value}" for name, value in self.settings(section).items())
 
 
