@@ -52,7 +52,7 @@ def explained(error: ValidationError) -> str:
     if wrong["type"] == "value_error":  # of a section as a whole: its own words
         return str(wrong.get("ctx", {})["error"])
     section = error.title.removesuffix("Config").lower()  # as those of `Config` are called
-    name = ".".join(filter(None, (section, *(at for at in wrong["loc"] if isinstance(at, str)))))
+    name = ".".join(map(str, filter(None, (section, *wrong["loc"]))))
     if wrong["type"] == "unexpected_keyword_argument":
         return f"there is no setting {name}"
     return f"{name} is {wrong['input']!r}: {_meaning(wrong)}"
