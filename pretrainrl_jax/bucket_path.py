@@ -42,11 +42,9 @@ class BucketPath(PosixGPath):
         return False
 
     def absolute(self) -> "BucketPath":
-        """Itself."""
         return self
 
     def resolve(self, strict: bool = False) -> "BucketPath":
-        """Itself."""
         return self
 
     def below(self) -> list[str]:

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any, Literal
 
 from pretrainrl_jax.config import PlatformConfig
@@ -32,7 +32,6 @@ TPU_FLAGS = (
 )
 FLAGS = {"gpu": ("XLA_FLAGS", GPU_FLAGS), "tpu": ("LIBTPU_INIT_ARGS", TPU_FLAGS)}  # and who reads them
 Kernel = Literal["xla", "cudnn", "splash"]  # of attention
-KERNELS: Mapping[str, Kernel] = {"cpu": "xla", "gpu": "cudnn", "tpu": "splash"}
 FLASH_CAPABILITY = (8, 0)  # of the GPUs that have cuDNN's flash attention: Ampere, and later ones
 
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/dxg")  # the last one under Windows
@@ -76,9 +75,9 @@ def kernel_for(platform: str, settings: PlatformConfig, capability: str = "") ->
     """
     number = re.fullmatch(r"(\d+)\.(\d+)", capability)
     has_cudnn = number is not None and (int(number[1]), int(number[2])) >= FLASH_CAPABILITY
+    has: dict[Kernel, bool] = {"splash": platform == "tpu", "cudnn": has_cudnn, "xla": True}
     if settings.attention == "auto":
-        return KERNELS[platform] if has_cudnn or platform != "gpu" else "xla"
-    has = {"xla": True, "cudnn": has_cudnn, "splash": platform == "tpu"}
+        return next(kernel for kernel in has if has[kernel])
     if not has[settings.attention]:
         device = f"{platform} of compute capability {capability}" if capability else platform
         raise InputError(f"platform.attention is {settings.attention}: JAX runs on {device}, which has none")

@@ -240,7 +240,7 @@ def test_a_model_of_hugging_face_is_pretrained_further_and_given_back(
             ("--lora.rank=2", "--lora.targets=head"),
             "lora.targets names 'head': the groups are",
         ),
-        (("--lora.rank=2", "--lora.targets=mlp,mlp"), "name one or more, each once"),
+        (("--lora.rank=2", "--lora.targets=mlp,mlp"), "lora.targets is mlp,mlp: name each once"),
         (("--lora.rank=-1",), "lora.rank"),
         (("--export.base=x",), "export.base"),
     ],

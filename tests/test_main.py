@@ -232,7 +232,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "source of negatives twice": (
         ["--mine.sources=beam,beam"],
-        ["mine.sources is ('beam', 'beam'): name each once"],
+        ["mine.sources is beam,beam: name each once"],
     ),
     "negatives from nowhere": (["--mine.among="], ["mine.among is empty: give category, or a file"]),
     "sources without a negative each": (
@@ -334,7 +334,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "judge named twice": (
         ["judge", "--bench", "--bench.judges={here},{here}"],
-        ["bench.judges is ('{here}', '{here}'): name each once"],
+        ["bench.judges is {here},{here}: name each once"],
     ),
     "labels that nobody would make": (
         ["selfimprove", "--make", "judge-data"],

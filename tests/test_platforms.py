@@ -76,6 +76,7 @@ def test_a_gpu_is_known_by_the_option_the_variable_or_its_file(wanted, named, fi
         ("tpu", "splash", "", "splash"),
         ("tpu", "xla", "", "xla"),
         ("cpu", "auto", "", "xla"),
+        ("METAL", "auto", "", "xla"),  # a plugin that JAX found
     ],
 )
 def test_the_kernel_of_attention(platform, setting, capability, kernel):

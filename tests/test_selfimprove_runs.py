@@ -272,7 +272,10 @@ def spoiled(scores: Scores) -> Any:
         (("--selfimprove.suffix=4000", "--selfimprove.length=5000"), "too_short"),
         (("--judge.quality=1",), "give judge.path"),
         (("--selfimprove.row_length=50",), "takes up to 56"),
-        (("--methods.dpo.candidates=original,typo",), "name any of original, rewrite, rollout"),
+        (
+            ("--methods.dpo.candidates=original,typo",),
+            "it must be 'original', 'rewrite', 'rollout' or 'document'",
+        ),
         (("--selfimprove.systems=dpoo",), "selfimprove.systems names 'dpoo'"),
         (("--documents.path=nowhere.jsonl",), "nowhere.jsonl"),
         (("--selfimprove.staleness=1", "--judge.path=x", "--judge.quality=1"), "on the run's own devices"),

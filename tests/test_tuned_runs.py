@@ -270,7 +270,7 @@ def test_a_line_that_is_no_label_is_named(
     ("words_of", "said"),
     [
         (("judge", "--tuning.judge.data="), "tuning.judge.data is empty"),
-        (("judge", "--tuning.judge.parts=style"), "tuning.judge.parts is ('style',)"),
+        (("judge", "--tuning.judge.parts=style"), "tuning.judge.parts is style: it must be 'quality'"),
         (("judge", "--tuning.judge.data=nowhere.jsonl"), "cannot read nowhere.jsonl"),
         (("judge", "--tuning.judge.samples=1"), "tuning.judge.samples is 1"),
         (("judge", "--tuning.judge.tokens=1"), "every labelled text is too long"),

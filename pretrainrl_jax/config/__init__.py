@@ -11,13 +11,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from pretrainrl_jax.config.declare import Section, Seed, section, setting, wrong
-
-# The sections are found here, too.
 from pretrainrl_jax.config.facts import *
 from pretrainrl_jax.config.machine import *
 from pretrainrl_jax.config.objectives import *
 from pretrainrl_jax.config.selfimprove import *
 from pretrainrl_jax.config.stages import *
+
+__all__ = [
+    "METHODS", "NAMED", "OBJECTIVES", "AnchorConfig", "AnchorTermConfig", "AskConfig", "BenchConfig",
+    "CheckpointConfig", "ColumnsConfig", "Config", "CorpusConfig", "DocumentsConfig", "DpoConfig",
+    "EvaluateConfig", "ExportConfig", "FactsConfig", "GrpoConfig", "HarnessConfig", "HostsConfig",
+    "JudgeConfig", "JudgeServerConfig", "JudgeTuningConfig", "LabelledConfig", "LoraConfig",
+    "MakingConfig", "MeshConfig", "MethodConfig", "MineConfig", "ModelConfig", "NtpConfig",
+    "ObjectiveConfig", "OptimizerConfig", "PlatformConfig", "PreferenceColumnsConfig",
+    "PreferencesConfig", "PretrainConfig", "RewriterConfig", "RewriterServerConfig",
+    "RewriterTuningConfig", "RolloutsConfig", "SelfimproveConfig", "ServerConfig", "SweepConfig",
+    "TermConfig", "TokenizerConfig", "TrainConfig", "TuningConfig", "WorldConfig",
+]  # fmt: skip
 
 # Sections by names that a configuration chooses: those that are known, and what a new one is.
 NAMED: dict[str, tuple[Mapping[str, Any], Any]] = {
@@ -81,10 +91,8 @@ class Config(Section):
                     raise ValueError(f"{asking}.systems names {system!r}: the {kind} are {known}")
         for name, objective in self.objectives.items():
             if objective.reinforced and {"ntp", "dpo"} & objective.coefficients.keys():
-                raise ValueError(
-                    f"objectives.{name}: grpo learns from answers that are sampled on the way, ntp and dpo "
-                    "from mined trees: give each an objective of its own"
-                )
+                learns = "grpo learns from sampled answers, ntp and dpo from mined trees"
+                raise ValueError(f"objectives.{name}: {learns}: give each an objective of its own")
             if objective.reinforced and (every := objective.remine_every):
                 meaning = "grpo learns from no falsehoods: leave it 0"
                 raise wrong(f"objectives.{name}.remine_every", every, meaning)
@@ -104,10 +112,7 @@ class Config(Section):
         rewrites = self.rewriter.path and any("rewrite" in method.candidates for method in methods.values())
         if self.selfimprove.staleness and (judges or rewrites):
             who = "judge" if judges else "rewriter"
-            meaning = (
-                f"the model of {who}.path works on the run's own devices, so nothing can be judged while "
-                f"they sample and train: set it to 0, or leave {who}.path out"
-            )
+            meaning = f"{who}.path works on the run's own devices: set it to 0, or leave {who}.path out"
             raise wrong("selfimprove.staleness", self.selfimprove.staleness, meaning)
         if self.facts.path and self.preferences.path:
             raise ValueError("facts.path and preferences.path are both set: a run is about one of them")

@@ -9,16 +9,40 @@ from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, dataclass_transform
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BeforeValidator, ConfigDict, NonNegativeFloat, NonNegativeInt, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Strict,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass as checked_dataclass
-from pydantic_core import ArgsKwargs
+from pydantic_core import ArgsKwargs, PydanticCustomError
 
 Kind = TypeVar("Kind")
+
+
+def _distinct(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    if len(set(names)) < len(names):
+        raise PydanticCustomError("names", "name each once")
+    return names
+
+
+def _some(names: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not names:
+        raise PydanticCustomError("names", "name one or more")
+    return names
+
+
 Share = Annotated[float, Ge(0), Le(1)]
 PositiveShare = Annotated[float, Gt(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
+Distinct = Annotated[tuple[Kind, ...], Strict(False), AfterValidator(_distinct)]
+Some = Annotated[Distinct[Kind], AfterValidator(_some)]
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]
 Shares = Annotated[tuple[ShareBelowOne, ...], Strict(False)]
 Numbers = Annotated[tuple[NonNegativeFloat, ...], Strict(False)]

@@ -60,9 +60,7 @@ class FactsConfig(Section):
     questions: Names = setting(
         (), "templates for rows without a question, as 'What is the {p} of {s}?', 'capital=Who governs {s}?'"
     )
-    rewordings: Names = setting(
-        (), "further templates of questions, as 'Name the {p} of {s}.' (train.wordings)"
-    )
+    rewordings: Names = setting((), "further templates, as 'Name the {p} of {s}.' (train.wordings)")
     reversed: Names = setting(
         (), "templates that ask about an answer, as 'Which land has {a} as its {p}?'", results=("evaluate",)
     )
@@ -77,15 +75,11 @@ class FactsConfig(Section):
         "merge", "rows that ask the same of one category: one with all answers, each kept, or all left out"
     )
     examples: Literal["common", "other_categories"] = setting(
-        "other_categories",
-        "facts that few-shot prompts show: the same to all questions, or to each category those of others",
-        before="common",
+        "other_categories", "of few-shot prompts: the same for all, or of other categories", before="common"
     )
     limit: NonNegativeInt = setting(0, "keep so many facts, drawn by a hash of seed and id; 0: all")
     head: NonNegativeInt = setting(
-        0,
-        "best-known facts beyond facts.limit that are asked, and never trained: what of them is kept",
-        results=("evaluate",),
+        0, "best-known facts beyond facts.limit: asked, never trained", results=("evaluate",)
     )
     holdout_every: NonNegativeInt = setting(6, "one question in n, by hash, is evaluated alone; 0: none")
 
@@ -175,16 +169,12 @@ class DocumentsConfig(Section):
     """A stream of documents: files, data sets, or the small world's own texts."""
 
     results = ("selfimprove", "documents")
-    path: Names = setting(
-        (), "sources (docs/documents.md), with commas between; empty: texts about the facts of the run"
-    )
+    path: Names = setting((), "sources, with commas between (docs/documents.md); empty: of the facts")
     weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
     column: str = setting("text", "column or key of a document's text; a dot reaches into nested values")
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
-    separator: Literal["blank_lines", "line", "file"] = setting(
-        "blank_lines", "what ends a document of a .txt file: blank lines, each line, or the file alone"
-    )
+    separator: Literal["blank_lines", "line", "file"] = setting("blank_lines", "what ends a document of .txt")
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
     shuffle: NonNegativeInt = setting(1000, "documents of a source that are shuffled together; 0: none")
     epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
-from pretrainrl_jax.config.declare import NOTHING, Names, Remat, Section, Share, section, setting, wrong
+from pretrainrl_jax.config.declare import NOTHING, Remat, Section, Share, Some, section, setting, wrong
 
 MIXTURES = ("mixtral", "olmoe", "qwen3_moe")  # families of experts
 MATRICES = ("query", "key", "value", "out", "gate", "up", "down")
@@ -31,18 +31,14 @@ class ModelConfig(Section):
     experts: NonNegativeInt = setting(0, "of a mixture, where the family is one", "E")
     experts_per_token: NonNegativeInt = setting(0, "that the router chooses for each token")
     norm_topk_prob: bool = setting(True, "the weights of the chosen experts add up to 1")
-    router_loss: float = setting(
-        -1.0, "coefficient of the loss that balances experts (router_aux_loss_coef); -1: the model's own"
-    )
+    router_loss: float = setting(-1.0, "router_aux_loss_coef, which balances experts; -1: the model's own")
     vocabulary: NonNegativeInt = setting(0, "rows of the embedding; 0 takes the tokenizer's size")
     rope_theta: PositiveFloat = setting(10000.0, "base of the rotary position embedding")
     norm_epsilon: PositiveFloat = setting(1e-6, "epsilon of RMS norms")
     tied: bool = setting(True, "the head is the embedding, transposed")
     dtype: Literal["float32", "bfloat16"] = setting("float32", "compute dtype; parameters stay float32")
     remat: Remat = setting(
-        "none",
-        "what the backward pass computes again to save memory, from nothing to a whole layer (docs/scale.md)",
-        results=NOTHING,
+        "none", "what the backward pass computes again, to save memory (docs/scale.md)", results=NOTHING
     )
 
     def _fits(self) -> None:
@@ -60,11 +56,8 @@ class ModelConfig(Section):
         if not mixture and (self.experts or self.experts_per_token):
             raise wrong("model.experts", self.experts, f"the family {self.family} has none")
         if mixture and not 1 <= self.experts_per_token <= self.experts and not self.path:
-            raise ValueError(
-                f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}: the "
-                f"family {self.family} is a mixture, which needs 1 or more a token, and at least as many "
-                "in all"
-            )
+            given = f"model.experts is {self.experts} and model.experts_per_token {self.experts_per_token}"
+            raise ValueError(f"{given}: a mixture needs 1 or more a token, and at least as many in all")
 
 
 @section
@@ -77,9 +70,8 @@ class LoraConfig(Section):
     results = ("adapted", "train", "selfimprove", "tuning")
     rank: NonNegativeInt = setting(0, "of each adapter (peft: r); 0 trains all parameters", "r")
     alpha: PositiveFloat = setting(32.0, "adapters count alpha / rank times (peft: lora_alpha)", "α")
-    targets: Names = setting(
-        ("attention", "mlp"),
-        "matrices that have one (peft: target_modules): attention, mlp, or some by name, as query",
+    targets: Some[str] = setting(
+        ("attention", "mlp"), "matrices with one (peft: target_modules): attention, mlp, or by name, as query"
     )
     rank_stabilised: bool = setting(False, "they count alpha / sqrt(rank) times instead (peft: use_rslora)")
     base_dtype: Literal["float32", "bfloat16"] = setting("float32", "of the parameters that do not learn")
@@ -96,8 +88,6 @@ class LoraConfig(Section):
         if unknown := [name for name in self.targets if name not in known]:
             there = f"the groups are {', '.join(GROUPS)}, the matrices {', '.join(MATRICES)}"
             raise ValueError(f"lora.targets names {unknown[0]!r}: {there}")
-        if not self.targets or len(set(self.targets)) < len(self.targets):
-            raise wrong("lora.targets", self.targets, "name one or more, each once")
         for item in fields(self) if not self.rank else ():
             if (value := getattr(self, item.name)) != item.default:
                 raise wrong(f"lora.{item.name}", value, "there are no adapters without lora.rank")
@@ -113,13 +103,10 @@ class MeshConfig(Section):
     expert: int = setting(1, "devices along the batch that share the experts of a mixture")
 
     def _fits(self) -> None:
-        sizes = (self.data, self.fsdp, self.expert, self.tensor)
+        sizes = (self.data, self.fsdp, self.tensor, self.expert)
         if sizes.count(-1) > 1 or 0 in sizes or min(sizes) < -1:
-            expert = f", mesh.expert={self.expert}" if self.expert != 1 else ""
-            raise ValueError(
-                f"mesh.data={self.data}, mesh.fsdp={self.fsdp}{expert}, mesh.tensor={self.tensor}: each must "
-                "be 1 or more, or one of them -1"
-            )
+            given = ", ".join(f"mesh.{item.name}={getattr(self, item.name)}" for item in fields(self))
+            raise ValueError(f"{given}: each must be 1 or more, or one of them -1")
 
 
 @section
@@ -133,9 +120,7 @@ class HostsConfig(Section):
     index: NonNegativeInt = setting(0, "number of this process, from 0")
     dead_seconds: PositiveFloat = setting(30.0, "a process silent for so long ends the run")
     stall_seconds: PositiveFloat = setting(900.0, "a wait for other processes or devices this long ends it")
-    maintenance: bool = setting(
-        True, "on Google Cloud a notice of maintenance or preemption counts as SIGTERM, on whichever host"
-    )
+    maintenance: bool = setting(True, "a notice of Google Cloud (maintenance, preemption) counts as SIGTERM")
 
     def _fits(self) -> None:
         if self.coordinator and not self.index < self.count:
@@ -148,10 +133,8 @@ class PlatformConfig(Section):
     """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
-        "auto", "kernel of attention, where it can compute the model's; auto: as platforms.py lists"
+        "auto", "attention's kernel (platforms.py)"
     )
     programs: str = setting("", "folder that keeps compiled programs; empty: the user's cache; none: none")
     programs_gigabytes: PositiveFloat = setting(4.0, "its size at most: what was unused longest goes first")
-    decoding_memory: Share = setting(
-        0.7, "decode from a whole copy of the weights, if all takes this share of a device at most; 0: never"
-    )
+    decoding_memory: Share = setting(0.7, "decode from a copy of all weights up to this share of a device")

@@ -40,14 +40,9 @@ class NtpConfig(TermConfig):
     question: NonNegativeFloat = setting(
         0.0, "weight of the loss on question tokens", "NTP(question)", was="../question_weight"
     )
-    answer: NonNegativeFloat = setting(
-        0.0, "weight of the loss on answer tokens", "NTP(answer)", was="../answer_weight"
-    )
+    answer: NonNegativeFloat = setting(0.0, "weight of answer tokens", "NTP(answer)", was="../answer_weight")
     answer_mean: NonNegativeFloat = setting(
-        0.0,
-        "weight of the loss on answer tokens, averaged over each answer's",
-        "NTP(answer) per token",
-        was="../answer_mean_weight",
+        0.0, "weight of each answer's mean token", "NTP(answer) per token", was="../answer_mean_weight"
     )
 
 
@@ -86,9 +81,7 @@ class GrpoConfig(TermConfig):
     top_p: PositiveShare = setting(1.0, "of sampling alone")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     updates: PositiveInt = setting(1, "updates on the answers sampled at a time")
-    teach: NonNegativeFloat = setting(
-        0.0, "passes over the questions that teach 'I don't know' as the answer first, as 0.3"
-    )
+    teach: NonNegativeFloat = setting(0.0, "passes that teach 'I don't know' as the answer first, as 0.3")
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -115,9 +108,7 @@ class ObjectiveConfig(Section):
     anchor: AnchorTermConfig = AnchorTermConfig()
     grpo: GrpoConfig = GrpoConfig()
     learning_rate: NonNegativeFloat = setting(1e-3, "peak learning rate")
-    remine_every: NonNegativeInt = setting(
-        0, "mine again from the current policy every n steps; 0 mines once", was="refresh_every"
-    )
+    remine_every: NonNegativeInt = setting(0, "mine again every n steps; 0: once", was="refresh_every")
     reference: Literal["base", "renewed"] = setting(
         "base", "after mining again, of the base model or of the current policy (iterative RPO)"
     )

@@ -2,30 +2,31 @@
 
 import json
 import re
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pretrainrl_jax.config.declare import (
     NOTHING,
+    Distinct,
     GroupSize,
     Names,
     PositiveShare,
     Section,
     Share,
     ShareBelowOne,
+    Some,
     section,
     setting,
     wrong,
 )
 from pretrainrl_jax.config.objectives import GrpoConfig
 
-JUDGED = ("quality", "safety", "factuality")  # parts of a judge that labels may be of
+Part = Literal["quality", "safety", "factuality"]  # of a judge, that asks a model, and that labels may be of
 CORRUPTIONS = (
     "corrupt_facts", "corrupt_thread", "corrupt_repetition", "corrupt_contradiction", "corrupt_style",
 )  # fmt: skip
-CANDIDATES = ("original", "rewrite", "rollout")
 ASKING = ("selfimprove", "rewriting")  # results of what asks a judge
 PROMPTS = ("selfimprove", "tuning")  # of what is made a prompt of
 
@@ -55,9 +56,7 @@ class ServerConfig(Section):
     temperature: NonNegativeFloat = setting(1.0, "divides the logits", results=ASKING)
     top_p: PositiveShare = setting(1.0, "mass of the most probable tokens drawn from", results=ASKING)
     tokens: PositiveInt = setting(512, "tokens of a reply at most", results=ASKING)
-    body: str = setting(
-        "", "JSON object of more fields of each request; null leaves one of ours out", results=ASKING
-    )
+    body: str = setting("", "JSON object of further fields; null leaves one of ours out", results=ASKING)
     concurrent: PositiveInt = setting(32, "requests in flight at most")
     requests_per_minute: NonNegativeInt = setting(0, "requests begun a minute at most; 0: no limit")
     tokens_per_minute: NonNegativeInt = setting(0, "tokens a minute at most, as estimated; 0: no limit")
@@ -149,7 +148,7 @@ class JudgeConfig(Section):
     reasoning: bool = setting(False, "the server's model may reason before its verdict")
 
     def _fits(self) -> None:
-        asked = [name for name in ("quality", "safety", "factuality") if getattr(self, name)]
+        asked = [name for name in get_args(Part) if getattr(self, name)]
         model = "path" if self.path else "server.url" if self.server.url else ""
         if asked and not model:
             meaning = "it asks a model: give judge.path or judge.server.url"
@@ -194,7 +193,7 @@ class MethodConfig(Section):
     update: Literal["online_dpo", "rf_nll", "next_token"] = setting(
         "online_dpo", "DPO of best against worst, NLL of the best, or next-token training unjudged"
     )
-    candidates: Names = setting(
+    candidates: Some[Literal["original", "rewrite", "rollout", "document"]] = setting(
         ("original", "rollout"), "what is judged: original, rewrite, rollout; of next_token one, or document"
     )
     rollouts: NonNegativeInt = setting(0, "rollouts of a prefix; 0 takes rollouts.count")
@@ -203,13 +202,10 @@ class MethodConfig(Section):
     beta: PositiveFloat = setting(0.1, "beta of DPO")
 
     def _fits(self) -> None:
-        allowed = (*CANDIDATES, "document") if self.update == "next_token" else CANDIDATES
-        unknown = [name for name in self.candidates if name not in allowed]
-        if unknown or not self.candidates or len(set(self.candidates)) < len(self.candidates):
-            meaning = f"name any of {', '.join(allowed)}, each once"
-            raise wrong("methods.*.candidates", self.candidates, meaning)
-        if self.update == "next_token" and len(self.candidates) > 1:
+        if not self.judged and len(self.candidates) > 1:
             raise wrong("methods.*.candidates", self.candidates, "next_token learns one of them")
+        if self.judged and "document" in self.candidates:
+            raise wrong("methods.*.candidates", self.candidates, "document is for next_token")
 
     @property
     def contrasts(self) -> bool:
@@ -236,31 +232,23 @@ class SelfimproveConfig(Section):
     """The loop: cut, continue, judge, learn."""
 
     results = ("selfimprove",)
-    systems: Names = setting(
-        tuple(METHODS), "methods to train, each from its start, comma-separated", results=NOTHING
-    )
+    systems: Names = setting(tuple(METHODS), "methods to train, each from its start", results=NOTHING)
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
     suffix: PositiveInt = setting(128, "tokens of the original suffix, and of a candidate", results=ASKING)
     length: PositiveInt = setting(2048, "tokens of prefix and suffix; a longer prefix keeps its last")
     shortest_prefix: PositiveInt = setting(1, "tokens of a prefix at least, BOS not counted")
     updates: PositiveInt = setting(1, "updates of a step, each on its part of the step's documents")
-    staleness: NonNegativeInt = setting(
-        0, "steps that the sampling policy may be behind the learning one: so many are judged meanwhile"
-    )
+    staleness: NonNegativeInt = setting(0, "steps that sampling may be behind learning; so many are judged")
     grad_accum_steps: PositiveInt = setting(1, "microsteps of an update")
     row_length: NonNegativeInt = setting(0, "tokens a packed row holds; 0: what the longest takes, or more")
     reference: Literal["resident", "loaded", "policy"] = setting(
         "resident", "of DPO: the initial model, kept or loaded for each step; or the policy before the step"
     )
     kept: NonNegativeInt = setting(10, "documents whose candidates the report shows", results=NOTHING)
-    compared: NonNegativeInt = setting(
-        50, "held-out prefixes whose continuation the judge compares with the base model's; 0: none"
-    )
+    compared: NonNegativeInt = setting(50, "held-out prefixes judged against the base model; 0: none")
     entropy_bound: Share = setting(
-        0.25,
-        "a share of the first steps' below which a collapse is told, of entropy or n-grams",
-        results=NOTHING,
+        0.25, "share of the first steps' entropy or n-grams below which a collapse is told", results=NOTHING
     )
 
     def _fits(self) -> None:
@@ -271,10 +259,7 @@ class SelfimproveConfig(Section):
             meaning = f"a document with two candidates takes up to {longest}: raise it, or set it to 0"
             raise wrong("selfimprove.row_length", self.row_length, meaning)
         if self.reference == "policy" and self.updates == 1:
-            meaning = (
-                "with one update a step its loss is ln 2 for ever and nothing holds the model: "
-                "raise selfimprove.updates, or take resident or loaded"
-            )
+            meaning = "with one update a step DPO's loss is ln 2 for ever: raise selfimprove.updates"
             raise wrong("selfimprove.reference", "policy", meaning)
         if self.documents % self.updates:
             meaning = f"make it a multiple of selfimprove.updates ({self.updates})"
@@ -322,12 +307,7 @@ class LabelledConfig(Section):
 class JudgeTuningConfig(LabelledConfig):
     """A judge learns verdicts: an output earns 1 where its verdict is the label, else 0."""
 
-    parts: Names = setting(JUDGED, "what is learned to judge; lines about other parts are counted")
-
-    def _fits(self) -> None:
-        known = all(part in JUDGED for part in self.parts)
-        if not known or not self.parts or len(set(self.parts)) < len(self.parts):
-            raise wrong("tuning.judge.parts", self.parts, f"name any of {', '.join(JUDGED)}, each once")
+    parts: Some[Part] = setting(get_args(Part), "what is learned to judge; others' lines are counted")
 
 
 @section
@@ -356,22 +336,18 @@ class MakingConfig(Section):
     documents: PositiveInt = setting(1000, "documents of the stream that are worked on")
     batch: PositiveInt = setting(64, "documents between two saves")
     samples: PositiveInt = setting(8, "verdicts of the judge on each text, which must all agree")
-    corruptions: Names = setting(
-        CORRUPTIONS, "prompts that spoil a suffix, by their files' names: one a document, in turn"
+    corruptions: Some[str] = setting(
+        CORRUPTIONS, "prompts that spoil a suffix, by file: one a document, in turn"
     )
     blocklist: str = setting("", "file of words that unsafe documents hold, one a line; empty: ours")
     blocked: PositiveInt = setting(5, "such words that a document holds at least, repeated ones counted")
-
-    def _fits(self) -> None:
-        if not self.corruptions or len(set(self.corruptions)) < len(self.corruptions):
-            raise wrong("making.corruptions", self.corruptions, "name one or more, each once")
 
 
 @section
 class BenchConfig(Section):
     """`judge --bench FILE`: which judges, which prompts, how many texts."""
 
-    judges: Names = setting(
+    judges: Distinct[str] = setting(
         (), "judges to compare: a model's folder; or MODEL@URL of a server, MODEL@URL#VARIABLE with a key"
     )
     prompts: Names = setting((), "prompts of each part by their names, with commas between; empty: all")
@@ -386,5 +362,3 @@ class BenchConfig(Section):
             name, at, _ = judge.partition("@http")
             if at and not name:
                 raise wrong("bench.judges", judge, "say what the server calls the model: MODEL@URL")
-        if len(set(self.judges)) < len(self.judges):
-            raise wrong("bench.judges", self.judges, "name each once")

@@ -2,7 +2,7 @@
 
 from collections.abc import ItemsView, Mapping
 from dataclasses import fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -10,6 +10,7 @@ from pretrainrl_jax.config.declare import (
     NOTHING,
     Axes,
     Counts,
+    Distinct,
     Names,
     Numbers,
     PositiveShare,
@@ -23,8 +24,8 @@ from pretrainrl_jax.config.declare import (
 )
 from pretrainrl_jax.config.objectives import OBJECTIVES
 
-MINE_SOURCES = ("beam", "pool", "popularity", "constrained")
-ASKED = ("trained", "paraphrase", "held_out", "reversed")
+Source = Literal["beam", "pool", "popularity", "constrained"]
+Group = Literal["trained", "paraphrase", "held_out", "reversed"]
 Template = Literal["bare", "few_shot"]
 
 
@@ -76,13 +77,8 @@ class MineConfig(Section):
 
     results = ("mine",)
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
-    sources: Names = setting(
-        ("beam",),
-        "where negatives come from: beam, pool, popularity, constrained (docs/methods.md); or nowhere",
-    )
-    among: str = setting(
-        "category", "what constrained chooses among: category, or a file of answers, one a line"
-    )
+    sources: Distinct[Source] = setting(("beam",), "where negatives come from (docs/methods.md); or nowhere")
+    among: str = setting("category", "what constrained chooses among: category, or a file of answers")
     beams: PositiveInt = setting(16, "beam width")
     max_new_tokens: PositiveInt = setting(8, "longest answer, terminator included")
     batch: PositiveInt = setting(16, "questions decoded at a time: few suit a CPU, many an accelerator")
@@ -95,10 +91,6 @@ class MineConfig(Section):
     drop_overlapping: bool = setting(True, "drop a candidate that contains a truth or is in one, by words")
 
     def _fits(self) -> None:
-        if unknown := [source for source in self.sources if source not in MINE_SOURCES]:
-            raise ValueError(f"mine.sources names {unknown[0]!r}: the sources are {', '.join(MINE_SOURCES)}")
-        if len(set(self.sources)) < len(self.sources):
-            raise wrong("mine.sources", self.sources, "name each once")
         if not self.among:
             raise wrong("mine.among", "empty", "give category, or a file of answers, one a line")
         if len(self.sources) > self.negatives:
@@ -118,23 +110,15 @@ class TrainConfig(Section):
     )
     template: Template = setting("bare", "how the question is put to the model", results=("pretrain",))
     passes: PositiveFloat = setting(3.0, "times each fact is visited")
-    order: NonNegativeInt = setting(
-        0, "another order of facts, negatives and samples, of the same base model; 0: the seed's own"
-    )
-    device_seconds: NonNegativeFloat = setting(
-        0.0, "as many passes as take so long, all devices together; 0: train.passes"
-    )
+    order: NonNegativeInt = setting(0, "another order of facts, negatives and samples; 0: the seed's own")
+    device_seconds: NonNegativeFloat = setting(0.0, "passes for so long, on all devices; 0: train.passes")
     wordings: PositiveInt = setting(
-        1,
-        "wordings of each question, one a pass in turn; never the paraphrase that is evaluated",
-        results=("mine", "train"),
+        1, "wordings of each question, one a pass in turn; never the evaluated one", results=("mine", "train")
     )
     questions: PositiveInt = setting(27, "questions a step (on average: a step is whole packed rows)")
     row_length: PositiveInt = setting(128, "tokens a packed row holds", results=("mine", "train", "evaluate"))
     layout: Literal["shared", "literal"] = setting(
-        "shared",
-        "the question once with its answers as branches, or the paper's sequence for each pair",
-        results=("mine", "train"),
+        "shared", "the question once, answers as branches; or the paper's pairs", results=("mine", "train")
     )
     grad_accum_steps: PositiveInt = setting(1, "microsteps a step is cut into", was="accumulate")
     ntp_scale: Literal["sequence", "token"] = setting(
@@ -159,15 +143,13 @@ class EvaluateConfig(Section):
         "an answer is right if, normalised, it equals a true answer, or if it contains one",
         results=("evaluate", "choice", "rewards"),
     )
-    groups: Names = setting(
-        ASKED,
-        "which questions are asked (paraphrase: in a wording that training never uses)",
+    groups: Distinct[Group] = setting(
+        get_args(Group),
+        "questions that are asked (paraphrase: in a wording never trained)",
         results=("evaluate",),
     )
     among: str = setting(
-        "",
-        "also answer by choice: among category, or a file of answers, one a line; empty: off",
-        results=("evaluate",),
+        "", "also answer by choice: among category, or a file of answers; empty: off", results=("evaluate",)
     )
     bins: PositiveInt = setting(5, "popularity bins of equal size")
     by: Names = setting((), "columns of facts.path by which results are broken down, beside the category")
@@ -180,18 +162,11 @@ class EvaluateConfig(Section):
     samples: NonNegativeInt = setting(4, "answers drawn for each question, to see if they agree; 0: none")
     rubric: Numbers = setting((), "penalties to state in prompts that allow 'I don't know', as 0,1,3,9")
     every_steps: NonNegativeInt = setting(
-        0,
-        "evaluate while training on a sample, every n steps; 0: off",
-        results=("choice",),
-        was="every_updates",
+        0, "evaluate a sample while training, every n steps; 0: off", results=("choice",), was="every_updates"
     )
-    text: str = setting(
-        "", "file of texts, blank lines between them, whose loss tells of forgetting; empty: held-out ones"
-    )
+    text: str = setting("", "file of texts, blank lines between, whose loss is measured; empty: held out")
     statements: Names = setting(
-        (),
-        "text that the model learned from, as documents.path, for statements of facts",
-        results=("evaluate",),
+        (), "text the model learned from, as documents.path, for statements", results=("evaluate",)
     )
     sample: PositiveInt = setting(200, "questions of that sample, and as many texts", results=("choice",))
     choose: Literal["last", "acc", "text_nll"] = setting(
@@ -204,11 +179,8 @@ class EvaluateConfig(Section):
     )
 
     def _fits(self) -> None:
-        if unknown := [name for name in self.groups if name not in ASKED]:
-            raise ValueError(f"evaluate.groups names {unknown[0]!r}: the groups are {', '.join(ASKED)}")
-        if "trained" not in self.groups or len(set(self.groups)) < len(self.groups):
-            meaning = "name trained and what else is to be asked, each once"
-            raise wrong("evaluate.groups", self.groups, meaning)
+        if "trained" not in self.groups:
+            raise wrong("evaluate.groups", self.groups, "name trained, and what else is to be asked")
         if self.samples == 1:
             raise wrong("evaluate.samples", 1, "two at least can agree: give 2 or more, or 0 for none")
         if self.penalties and len(self.penalties) != len(self.thresholds):
@@ -261,7 +233,7 @@ class CheckpointConfig(Section):
     every_minutes: NonNegativeFloat = setting(10.0, "minutes between checkpoints; 0 goes by steps alone")
     keep: PositiveInt = setting(2, "last checkpoints kept of a stage")
     keep_best: NonNegativeInt = setting(
-        1, "checkpoints kept beside them: those with the lowest mean loss since the one before"
+        1, "as many beside them, of the lowest mean loss since the one before"
     )
     shard_questions: PositiveInt = setting(512, "questions mined or evaluated between two files")
     grace_seconds: NonNegativeFloat = setting(25.0, "then a stage told to stop that has not saved is ended")

@@ -16,13 +16,11 @@ SLICE_SECONDS = 1.0
 
 
 def process_index() -> int:
-    """The number of this process, from 0."""
     group = current()
     return group.index if group else 0
 
 
 def process_count() -> int:
-    """How many processes the run has."""
     group = current()
     return group.count if group else 1
 

@@ -27,7 +27,7 @@ class Candidate:
     """A falsehood and where it comes from."""
 
     text: str
-    source: str  # one of `MINE_SOURCES`
+    source: str  # one of `mine.sources`
     logp: float = math.nan  # as a beam search of the question ended it, its one terminator; NaN otherwise
 
 

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.model import splash
 from pretrainrl_jax.model.attention import Kernel, can_use_cudnn
-from pretrainrl_jax.model.cost import flops, matrices, mlps_of, parameters
+from pretrainrl_jax.model.cost import parameters
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.mesh import Cut
@@ -42,17 +42,16 @@ from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.model.vocabulary import block_size
 from pretrainrl_jax.model.whole import copy_bytes, takes_copy
 from pretrainrl_jax.planning.work import (
-    CHOICES,
     FLOAT32,
-    GATES,
-    STREAMS,
+    OURS,
     Again,
     Operation,
-    Sent,
+    Passes,
     Work,
     along_fsdp,
     choices_of,
-    exchanged,
+    layers_work,
+    together,
     training_work,
     work_of,
 )
@@ -110,24 +109,15 @@ class ByHand:
         return jnp.dtype(self.shape.dtype).itemsize
 
     @property
-    def copies(self) -> bool:
-        """Whether that is made."""
-        return takes_copy(self.shape, self.cut, self.room)
-
-    @property
     def copy(self) -> float:
-        """Bytes of it."""
-        return copy_bytes(self.shape, self.cut) if self.copies else 0.0
-
-    @property
-    def matrices(self) -> float:
-        """Entries of a layer's matrices that a token is multiplied with, on a chip."""
-        return flops(self.shape, 0.0).layers / (2 * self.shape.layers) / self.cut.tensor
+        """Bytes of a copy of the weights to decode from, where one is made."""
+        made = takes_copy(self.shape, self.cut, self.room)
+        return copy_bytes(self.shape, self.cut) if made else 0.0
 
     @property
     def weights(self) -> float:
         """Entries of a layer's matrices that a chip multiplies with: of a mixture all its own experts'."""
-        return matrices(self.shape, mlps_of(self.shape, self.cut.expert)) / self.cut.tensor
+        return sum(OURS.entries(self.shape, self.cut))
 
     @property
     def table(self) -> float:
@@ -214,37 +204,20 @@ class ByHand:
             flash: whether a kernel computes attention.
             cache: bytes of keys and values that all layers together read.
         """
-        s, tensor, of_layers = self.shape, self.cut.tensor, self.shape.layers * times
-        attention = 4 * length * s.heads * s.head_dim / tensor * tokens
-        scores = 0.0 if flash else self._square(tokens, length)
-        choices = choices_of(s, self.cut)
-        sorting = CHOICES * choices * s.d_model if s.experts else 0
-        streams = self.item * tokens * (STREAMS * s.d_model + GATES * choices * s.d_ff / tensor + sorting)
-        chosen = 3 * s.d_model * s.d_ff * s.experts_per_token / tensor
-        products = 2 * (self.matrices - chosen) * tokens
-        operations = [
-            Operation(products, self._cast(self.weights), of_layers, "products"),
-            Operation(attention, scores + cache / s.layers, of_layers, "attention", s.head_dim * flash),
-            Operation(0.0, streams, of_layers, "norms, gates, sums"),
-        ]
-        if s.experts:
-            operations.append(Operation(2 * chosen * tokens, 0.0, of_layers, "experts", kernel=True))
-        gather, stream = along_fsdp(self.cut, "all-gather"), self.item * tokens * s.d_model
-        sent = [
-            *exchanged(s, self.cut, self.item * tokens, of_layers, of_layers),
-            gather(self.item * self.weights, times=of_layers, name="layers' weights"),
-            Sent("all-reduce", stream, tensor, 2 * of_layers, "activations", waited=True),
-        ]
-        if sources:
-            logits = 2 * FLOAT32 * sources * s.vocabulary / tensor  # written and read
-            head = self._cast(self.table) + logits
-            operations.append(Operation(2 * self.table * sources, head, times, "vocabulary"))
-            sent.append(gather(self.item * self.table, times=times, name="vocabulary"))
-        return work_of(operations, sent)
+        s, tensor, scores = self.shape, self.cut.tensor, 0.0 if flash else self._square(tokens, length)
+        traffic = {"products": self._cast(self.weights), "attention": scores + cache / s.layers}
+        how = Passes(), traffic, self.item, self.item, flash
+        layers = layers_work(s, self.cut, tokens, length, s.layers * times, *how)
+        if not sources:
+            return layers
+        logits = 2 * FLOAT32 * sources * s.vocabulary / tensor  # written and read
+        head = Operation(2 * self.table * sources, self._cast(self.table) + logits, times, "vocabulary")
+        gathered = along_fsdp(self.cut, "all-gather")(self.item * self.table, times=times, name="vocabulary")
+        return together(layers, work_of([head], [gathered]))
 
     def copied(self) -> tuple[Work, "ByHand"]:
         """What copying the weights takes, and a chip that has them so: nothing of them is sent or cast."""
-        if not self.copies:
+        if not self.copy:
             return Work((), ()), self
         entries, fsdp = self.copy / self.item, self.cut.fsdp
         made = Operation(0.0, FLOAT32 * entries / fsdp + self.copy, 1.0, "copy of the weights")

@@ -76,7 +76,6 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """As the option names it."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
@@ -86,7 +85,6 @@ class Topology:
 
     @property
     def hosts(self) -> int:
-        """Machines."""
         return -(-self.count // self.chip.of_host)
 
     @property

@@ -1,4 +1,9 @@
-"""What the compiler says of programs: asked in processes of their own, and kept."""
+"""What the compiler says of programs: asked in processes of their own, and kept.
+
+Such a process, `python -m pretrainrl_jax.planning.compiled < request.pickle`, compiles one program of a
+configuration for a slice. It is ended from outside as soon as the optimised program is written: machine code,
+which nobody here can run, takes ten times as long.
+"""
 
 import contextlib
 import json
@@ -11,15 +16,29 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pretrainrl_jax.atomic import write_json
-from pretrainrl_jax.planning.compiler import Request
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.planning.chips import Topology
+from pretrainrl_jax.planning.target import planned_for, prepare_target
+from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.storage import user_cache
 
 OPTIMISED = ".after_optimizations.txt"
 BUFFERS = ".after_optimizations-buffer-assignment.txt"
 LAST = ".after_optimizations_after_buffer_assignment.txt"  # is written after the others
 POLL = 0.5  # seconds
+
+
+class Request(NamedTuple):
+    """What is to be compiled."""
+
+    config: Config
+    topology: Topology
+    material: Material
+    program: str  # its name
+    folder: str = ""  # for what it becomes
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ def compile_program(request: Request) -> Compiled:
     """
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as said:
-        command = [sys.executable, "-m", "pretrainrl_jax.planning.compiler"]
+        command = [sys.executable, "-m", "pretrainrl_jax.planning.compiled"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said) as process:
             try:
                 assert process.stdin
@@ -110,24 +129,36 @@ def read_dump(folder: Path, seconds: float) -> Compiled:
     return Compiled(text, **sizes, seconds=seconds)
 
 
-def cache_folder() -> Path:
-    """Where what was compiled is kept."""
-    return user_cache() / "plan"
+def _kept_at(key: str) -> Path:
+    return user_cache() / "plan" / f"{key}.json"
 
 
 def kept(key: str) -> Compiled | OutOfMemory | None:
     """What an earlier plan compiled under a key, or that it did not fit."""
-    path = cache_folder() / f"{key}.json"
-    if not path.is_file():
+    if not _kept_at(key).is_file():
         return None
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = json.loads(_kept_at(key).read_text(encoding="utf-8"))
     return OutOfMemory(values["used"]) if "used" in values else Compiled(**values)
 
 
 def keep(key: str, compiled: Compiled | OutOfMemory) -> None:
-    """For later plans."""
-    cache_folder().mkdir(parents=True, exist_ok=True)
+    """For later plans; where the cache cannot be written they compile anew."""
     values = {"used": compiled.used} if isinstance(compiled, OutOfMemory) else asdict(compiled)
-    own = cache_folder() / f"{key}.{os.getpid()}"  # another plan may keep the same at this moment
-    write_json(own, values)
-    own.replace(cache_folder() / f"{key}.json")
+    own = _kept_at(f"{key}.{os.getpid()}")  # another plan may keep the same at this moment
+    with contextlib.suppress(OSError):
+        write_json(own, values)
+        own.replace(_kept_at(key))
+
+
+def main() -> None:
+    """Compile what our own parent process asks for."""
+    request: Request = pickle.load(sys.stdin.buffer)
+    prepare_target(request.topology)
+    whole = planned_for(request.config, request.topology, request.material)
+    (program,) = (one for one in whole.programs if one.name == request.program)
+    options = {"xla_dump_to": request.folder, "xla_dump_hlo_as_text": True}
+    program.lower().compile(compiler_options=options)
+
+
+if __name__ == "__main__":
+    main()

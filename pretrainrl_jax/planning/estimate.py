@@ -17,7 +17,7 @@ NVLink 0.63 to 0.82 (marin; stas00/ml-engineering).
 
 from typing import NamedTuple
 
-from pretrainrl_jax.planning.chips import Chip, Topology
+from pretrainrl_jax.planning.chips import Topology
 from pretrainrl_jax.planning.work import Operation, Work
 
 
@@ -47,7 +47,7 @@ def _of(products: Range, memory: Range, links: Range) -> Efficiencies:
     return Efficiencies(*(Efficiency(*each) for each in shares))
 
 
-_MEASURED = {
+EFFICIENCIES = {  # by a chip's name
     "v5e": _of((0.84, 0.90, 0.92), (0.75, 0.83, 0.90), _TPU_LINKS),
     "v5p": _of((0.84, 0.90, 0.92), (0.75, 0.83, 0.90), _TPU_LINKS),
     "v6e": _of((0.73, 0.82, 0.90), (0.75, 0.83, 0.90), _TPU_LINKS),
@@ -55,11 +55,6 @@ _MEASURED = {
     "h200": _of((0.71, 0.75, 0.80), (0.83, 0.87, 0.93), (0.63, 0.80, 0.82)),
     "a100": _of((0.80, 0.87, 0.87), (0.83, 0.87, 0.93), (0.63, 0.78, 0.82)),
 }
-
-
-def efficiencies(chip: Chip) -> Efficiencies:
-    """Those of a chip: the least and the most that was measured, and what the estimate takes."""
-    return _MEASURED[chip.name]
 
 
 class Estimate(NamedTuple):

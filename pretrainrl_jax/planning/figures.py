@@ -8,7 +8,7 @@ from typing import Any
 
 from pretrainrl_jax.model.whole import told
 from pretrainrl_jax.planning.chips import GIB, Topology
-from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
+from pretrainrl_jax.planning.estimate import EFFICIENCIES, Estimate, estimate
 from pretrainrl_jax.planning.planned import Decoding, Planned, Program, Step
 from pretrainrl_jax.planning.work import Work
 
@@ -58,7 +58,8 @@ class Figures:
     @cached_property
     def time(self) -> Estimate | None:
         """Of one execution."""
-        return estimate(self.work, self.topology, efficiencies(self.topology.chip)) if self.work else None
+        shares = EFFICIENCIES[self.topology.chip.name]
+        return estimate(self.work, self.topology, shares) if self.work else None
 
     def mfu(self, seconds: float) -> float:
         """Of the counted FLOPs, nothing recomputed, causal attention halved, at the chip's published peak."""
@@ -109,7 +110,7 @@ def remedies(one: Figures) -> list[str]:
     load, cut = program.load, hand.cut
     state = program.parameters + program.moments + program.resident
     said = []
-    if isinstance(load, Decoding) and hand.copies:
+    if isinstance(load, Decoding) and hand.copy:
         said.append("--platform.decoding_memory=0")
     if cut.data > 1:
         said.append(f"--mesh.data=1 --mesh.fsdp={cut.data * cut.fsdp}")

@@ -73,7 +73,6 @@ class Computation(NamedTuple):
         return next((i for i in found if i.operands[0] == str(place)), None)
 
     def users(self, name: str) -> Iterator[Instruction]:
-        """Those that read it."""
         return (
             i
             for i in self.instructions.values()
@@ -105,11 +104,9 @@ class Frame(NamedTuple):
     parent: "Frame | None" = None
 
     def find(self, name: str) -> Instruction:
-        """One of its instructions."""
         return self.computation.instructions[name]
 
     def called(self, caller: Instruction, *kinds: str) -> list["Frame"]:
-        """What one of its instructions calls."""
         known = self.module.computations
         return [
             Frame(self.module, known[name], caller, self) for name in caller.called(*kinds) if name in known

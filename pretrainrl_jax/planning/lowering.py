@@ -68,16 +68,13 @@ class Lowering:
         beside_it = (stays,) if frozen else ()
         return step.lower(state, batch, traced, Schedule(number, number, number, number), *beside_it)
 
-    def references(self, load: Scoring, holds: Capacity) -> Any:
-        """Summed log-probabilities of the branches of a batch, which stay on the devices."""
-        batch = self._packed(load.rows, holds, load.microsteps)
-        return compile_references(self.model, self.mesh).lower(self._parameters, batch)
-
-    def token_logps(self, load: Scoring, holds: Capacity) -> Any:
-        """Log-probabilities of the tokens of a batch, which stay on the devices."""
-        batch = self._packed(load.rows, holds, load.microsteps)
-        temperature = jax.ShapeDtypeStruct((), jnp.float32)
-        return compile_token_logps(self.model, self.mesh).lower(self._parameters, batch, temperature)
+    def kept_logps(self, load: Scoring, holds: Capacity, of_tokens: bool) -> Any:
+        """Log-probabilities of a batch's branches, or of their tokens, which stay on the devices."""
+        given: Any = self._parameters, self._packed(load.rows, holds, load.microsteps)
+        if of_tokens:
+            temperature = jax.ShapeDtypeStruct((), jnp.float32)
+            return compile_token_logps(self.model, self.mesh).lower(*given, temperature)
+        return compile_references(self.model, self.mesh).lower(*given)
 
     def scoring(self, load: Scoring, holds: Capacity, ends: bool) -> Any:
         """Log-probabilities of branches, and with `ends` their probabilities as answers."""

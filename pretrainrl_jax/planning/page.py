@@ -21,7 +21,7 @@ def page(
     """Memory, time, communication, and the whole run."""
     chip, mesh = topology.chip, planned.mesh.shape
     cut = " x ".join(f"{axis} {size}" for axis, size in mesh.items() if axis != "expert" or size > 1)
-    size = parameters(planned.shape).total
+    size = parameters(planned.hand.shape).total
     told = f"{size / 1e9:.2f}B" if size >= 1e8 else f"{size / 1e6:.2f}M"
     head = (
         f"{title}: {told} parameters on {topology.name}, "

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from pretrainrl_jax.decoding.best_tokens import BLOCK, GROUP
-from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand, Packed
 from pretrainrl_jax.planning.typical import Material
 from pretrainrl_jax.planning.work import FLOAT32, Work, together
@@ -108,7 +107,7 @@ class Decoding(NamedTuple):
         vocabulary = hand.shape.vocabulary / hand.cut.tensor
         held = SAMPLER * vocabulary if sampled else 3 * min(BLOCK, vocabulary) + 2 * vocabulary / GROUP
         logits = FLOAT32 * rows * branches * held
-        if hand.copies:
+        if hand.copy:
             return self.cache(hand) + hand.copy + max(read, written, logits)
         block = hand.item * max(min(BLOCK, vocabulary), rows * branches * GROUP) * hand.shape.d_model
         in_layers = max(read, written) + hand.held(2)
@@ -146,7 +145,6 @@ class Program:
 
     @property
     def section(self) -> str:
-        """Of that setting."""
         return self.setting.partition(".")[0]
 
     @property
@@ -163,9 +161,6 @@ class Planned:
     hand: ByHand  # the model on a chip
     material: Material
     programs: tuple[Program, ...]
+    verdicts: int = 0  # asked of a judging model
+    verdict_tokens: int = 0  # that it reads, about
     uncounted: tuple[str, ...] = ()  # settings by which a run does what no program here has
-
-    @property
-    def shape(self) -> ModelShape:
-        """Of the model."""
-        return self.hand.shape

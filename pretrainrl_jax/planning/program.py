@@ -26,7 +26,13 @@ STILL = (
     *("opt-barrier", "partition-id", "replica-id", "while", "conditional", "call", "async"),
 )
 # The computations that run as a part of it, by the attribute that names them.
-RUN = {"while": "body", "fusion": "calls", "conditional": "branch_computations"}
+RUN = {
+    "while": ("body",),
+    "fusion": ("calls",),
+    "conditional": ("branch_computations",),
+    "call": ("calls", "to_apply"),
+    "async": ("calls", "to_apply"),
+}
 SLICES = ("dynamic-slice", "slice", "gather")  # read as much of their first operand as they write
 IN_PLACE = ("dynamic-update-slice", "scatter")  # write as much as they are given, into their first operand
 
@@ -130,16 +136,9 @@ def _visit(frame: Frame, trips: int, fused: bool, unknown: int) -> Program:
 
 
 def _called(frame: Frame, instruction: Instruction) -> list[Frame]:
-    """The computations that run as a part of an instruction."""
-    if kind := RUN.get(instruction.opcode):
-        return frame.called(instruction, kind)
-    return _implementations(frame, instruction)
-
-
-def _implementations(frame: Frame, instruction: Instruction) -> list[Frame]:
-    """The computation that says what a call does; others only tell how to add or compare two numbers."""
-    if instruction.opcode in ("call", "async"):
-        return frame.called(instruction, "calls", "to_apply")
+    """What runs as a part of an instruction; others only tell how to add or compare two numbers."""
+    if kinds := RUN.get(instruction.opcode):
+        return frame.called(instruction, *kinds)
     if instruction.opcode != "custom-call":
         return []
     called = frame.called(instruction, "called_computations", "calls")
@@ -148,7 +147,6 @@ def _implementations(frame: Frame, instruction: Instruction) -> list[Frame]:
 
 
 def _shapes(frame: Frame, instruction: Instruction) -> list[Shape]:
-    """Of the operands."""
     return [shape for name in instruction.operands for shape in frame.find(name).result]
 
 
@@ -228,11 +226,14 @@ def _collective(frame: Frame, instruction: Instruction, trips: int) -> Collectiv
 def _traffic(frame: Frame, instruction: Instruction) -> float:
     """Bytes of main memory that an instruction reads and writes; what it calls is counted there."""
     opcode = instruction.opcode
-    if opcode in STILL or opcode.endswith(("-done", "-update")) or _implementations(frame, instruction):
+    if opcode in STILL or opcode.endswith(("-done", "-update")):
         return 0.0
     if 'custom_call_target="AllocateBuffer"' in instruction.attributes:
         return 0.0
-    if opcode == "fusion" and (called := frame.called(instruction, "calls")):
+    called = _called(frame, instruction)
+    if opcode == "custom-call" and called:
+        return 0.0
+    if called:  # of a fusion
         fused = called[0]
         read = sum(
             _within(frame.find(name).result, _read(fused, place))

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,7 +12,7 @@ from jax.sharding import Mesh
 
 from pretrainrl_jax.config import METHODS, Config, MethodConfig, ObjectiveConfig, SelfimproveConfig
 from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
-from pretrainrl_jax.improvement.cost import AROUND, rollout_count
+from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
 from pretrainrl_jax.mining.rounds import spans
@@ -65,6 +64,7 @@ def planned(
     programs: list[Program] = []
     if config.pretrain.epochs and (config.pretrain.text == "documents" or not config.preferences.path):
         programs.append((work.policy if config.model.path else work).pretraining())
+    verdicts = 0
     if improves(config):
         # Judge and rewriter keep the dtype that they are stored in, whatever they compute in.
         of_judge = work_of(judge, judge.dtype, learns=False).parameters if judge else 0.0
@@ -73,12 +73,16 @@ def planned(
             computes = replace(rewriter, dtype=config.rewriter.dtype or rewriter.dtype)
             of_rewriter = work_of(computes, rewriter.dtype, learns=False)
         for name in config.selfimprove.systems:
-            programs += work.policy.improvement(name, config.methods[name], of_judge, of_rewriter)
+            method = config.methods[name]
+            programs += work.policy.improvement(name, method, of_judge, of_rewriter)
+            verdicts += cost_of(config, method, config.selfimprove.steps).verdicts + comparing(config)
     elif config.preferences.path:
         programs += work.preferences()
     else:
         programs += work.facts()
-    return Planned(mesh, work.hand, material, tuple(programs), _uncounted(config))
+    shown = config.judge.prefix_tokens or config.selfimprove.length - config.selfimprove.suffix
+    read = verdicts * (shown + 2 * config.selfimprove.suffix)
+    return Planned(mesh, work.hand, material, tuple(programs), verdicts, read, _uncounted(config))
 
 
 def _work_of(
@@ -87,12 +91,13 @@ def _work_of(
 ) -> "_Work":  # fmt: skip
     """Of a model; what does not learn of it is stored in that dtype."""
     model, item = Model(shape, mesh, **chosen._asdict()), jnp.dtype(stored).itemsize
-    parts = _parts(model, mesh)
-    frozen, learned = map(_sum, split(shape.lora, parts) if learns else (parts, {}))
-    parameters = frozen * item / FLOAT32 + learned
+    params, shardings = nn.unbox(model.abstract()), parameter_shardings(model, mesh)
+    sizes = jax.tree.map(lambda x, cut: float(math.prod(cut.shard_shape(x.shape))), params, shardings)
+    parts = split(shape.lora, sizes) if learns else (sizes, {})
+    frozen, learned = (sum(jax.tree.leaves(part)) for part in parts)
     lowering = Lowering(model, mesh, config.optimizer, stored)
     hand = ByHand(shape, Cut(**mesh.shape), *chosen, stored=item)
-    return _Work(config, lowering, mesh, hand, parameters, learned, material)
+    return _Work(config, lowering, hand, frozen * item + learned * FLOAT32, learned * FLOAT32, material)
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,6 @@ class _Work:
 
     config: Config
     lowering: Lowering
-    mesh: Mesh
     hand: ByHand
     parameters: float  # bytes a chip, as they are stored
     learned: float  # bytes a chip, float32, of what learns of them
@@ -110,13 +114,7 @@ class _Work:
 
     @property
     def policy(self) -> "_Work":
-        """Of the model as it learns."""
         return self.adapted or self
-
-    @property
-    def moments(self) -> float:
-        """Bytes a chip."""
-        return 2 * self.learned
 
     @property
     def reference(self) -> float:
@@ -125,12 +123,10 @@ class _Work:
 
     @property
     def program(self) -> "partial[Program]":
-        """Makes one of this model."""
         return partial(Program, hand=self.hand, parameters=self.parameters, learned=self.learned)
 
     @property
     def shape(self) -> ModelShape:
-        """Of the model."""
         return self.hand.shape
 
     def pretraining(self) -> Program:
@@ -155,14 +151,13 @@ class _Work:
             if again := len(spans(objective, trained, config.train.passes, steps)) - 1:
                 # The optimizer waits on the devices, and the base model beside it until it has scored.
                 policy, renewed = self.policy, objective.reference == "renewed"
-                kept = policy.moments + (0.0 if renewed else policy.reference)
+                kept = 2 * policy.learned + (0.0 if renewed else policy.reference)
                 yield from policy._mining(f"mining again ({name})", f"references again ({name})", again, kept)
         mined = self._mined(config.mine.negatives if config.mine.sources else 0)  # drawn at each visit
         yield from self._systems(mined)
         yield from self._evaluation()
 
     def _objectives(self) -> dict[str, ObjectiveConfig]:
-        """Of the systems to train."""
         return {name: self.config.objectives[name] for name in self.config.train.systems}
 
     def _systems(self, drawn: Sequence[AnswerTree]) -> Iterator[Program]:
@@ -207,7 +202,7 @@ class _Work:
         """Sampling, rewriting, references and a step of one method of self-improvement."""
         config, settings = self.config, self.config.selfimprove
         prefix, suffix = settings.length - settings.suffix, settings.suffix
-        judge, moments = (of_judge if method.judged else 0.0), self.moments
+        judge, moments = (of_judge if method.judged else 0.0), 2 * self.learned
         rewriter = rewriter if "rewrite" in method.candidates else None
         beside = judge + (rewriter.parameters if rewriter else 0.0)
         reference = self.reference if method.contrasts and settings.reference == "resident" else 0.0
@@ -235,7 +230,7 @@ class _Work:
         )  # fmt: skip
         if method.contrasts:
             read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
-            lower = partial(self.lowering.references, read, holds)
+            lower = partial(self.lowering.kept_logps, read, holds, of_tokens=False)
             # Unless it is the policy itself, the reference is there beside it.
             kept = moments + beside + (0.0 if settings.reference == "policy" else self.reference)
             label = f"{name} references"
@@ -254,7 +249,7 @@ class _Work:
         self, learned: Sequence[AnswerTree], row_length: int, microsteps: int
     ) -> tuple[Packed, Capacity]:
         """A batch of these trees, as loops pack it that make their own."""
-        _, holds = held(learned, self.mesh, row_length, Holds(), microsteps)
+        _, holds = held(learned, self.lowering.mesh, row_length, Holds(), microsteps)
         return Packed(holds.rows * microsteps, row_length, holds.capacity.sources), holds.capacity
 
     def _training(self, name: str, objective: ObjectiveConfig, drawn: Sequence[AnswerTree]) -> Program:
@@ -298,7 +293,7 @@ class _Work:
         batches = math.ceil(settings.passes * self.material.trained / number)
         base = self.reference if how.kl else 0.0  # stays beside the policy
         asked = Decoding(number, length, how.samples, how.max_new_tokens, sampled=True)
-        kept = self.moments + base
+        kept = 2 * self.learned + base
         yield self._decoding(f"sampling ({name})", "train.questions", asked, [number], batches, kept)
         learned = trees(number, settings.template, candidates=how.samples, answer=how.max_new_tokens)
         time = max(settings.row_length, length + how.samples * how.max_new_tokens)
@@ -308,7 +303,7 @@ class _Work:
         yield step
         if measured := (how.updates > 1) + bool(how.kl):
             read = Scoring(packed.rows, packed.time, packed.sources, microsteps)
-            lower = partial(self.lowering.token_logps, read, holds)
+            lower = partial(self.lowering.kept_logps, read, holds, of_tokens=True)
             share = settings.questions / len(learned)
             _, counted = _counted(self.shape, learned, asks(objective.coefficients), share)
             yield self.program(
@@ -352,7 +347,7 @@ class _Work:
 
         `how` tells batch and prompts without padding; prompts are padded to `shortest` tokens at least.
         """
-        rows = round_up_rows(self.mesh, how.rows)
+        rows = round_up_rows(self.lowering.mesh, how.rows)
         load = how._replace(rows=rows, time=bucket(how.time, shortest))
         executions = sum(math.ceil(prompts / rows) for prompts in calls)
         prompts = sum(calls) / executions
@@ -371,7 +366,7 @@ class _Work:
         ends: bool = True,
     ) -> Program:  # fmt: skip
         """So many trees like these, in parts; all of them so many times."""
-        rows = round_up_rows(self.mesh, ROWS)
+        rows = round_up_rows(self.lowering.mesh, ROWS)
         row_length = max(self.config.train.row_length, *(tree.inputs for tree in drawn))
         needed, holds = _rows_of(drawn, row_length, len(drawn), question=False)
         of_tree = needed / len(drawn)
@@ -414,15 +409,3 @@ def _rows_of(
     sizes = [size(tree, layout, question) for tree in drawn]
     laid = plan([taken.time for taken in sizes], row_length)
     return max(1, round(questions * len(laid) / len(drawn))), capacity(sizes, laid, row_length)
-
-
-def _parts(model: Model, mesh: Mesh) -> Any:
-    """Of each parameter the bytes of its part on one chip, float32."""
-    shardings, params = parameter_shardings(model, mesh), nn.unbox(model.abstract())
-    return jax.tree.map(
-        lambda x, sharding: float(FLOAT32 * math.prod(sharding.shard_shape(x.shape))), params, shardings
-    )
-
-
-def _sum(tree: Any) -> float:
-    return sum(jax.tree.leaves(tree))

@@ -17,7 +17,7 @@ from pretrainrl_jax.model.mesh import AXES, Cut, check_model, divisors
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.by_hand import ByHand
 from pretrainrl_jax.planning.chips import Topology
-from pretrainrl_jax.planning.estimate import efficiencies, estimate
+from pretrainrl_jax.planning.estimate import EFFICIENCIES, estimate
 from pretrainrl_jax.planning.figures import SPARE
 from pretrainrl_jax.planning.planned import Program, Step
 
@@ -38,7 +38,6 @@ class Candidate(NamedTuple):
         return named | ({f"{section}.grad_accum_steps": self.microsteps} if section else {})
 
     def flags(self, section: str) -> str:
-        """The same for a command line."""
         return " ".join(f"--{name}={value}" for name, value in self.settings(section).items())
 
 
@@ -136,7 +135,7 @@ def microsteps(step: Program, shards: int) -> list[int]:
 def rank(case: Case, candidate: Candidate) -> Ranked:
     """Time and memory of a candidate by hand."""
     parts = replace(case.hand, cut=candidate.cut).parameters / case.hand.parameters  # of all models
-    seconds, memory, shares = 0.0, 0.0, efficiencies(case.topology.chip)
+    seconds, memory, shares = 0.0, 0.0, EFFICIENCIES[case.topology.chip.name]
     for program in case.programs:
         load, hand = program.load, replace(program.hand, cut=candidate.cut)
         if program.learned:

@@ -14,8 +14,6 @@ from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 
 BFLOAT16, FLOAT32 = 2, 4  # bytes
-STREAMS = 14  # arrays [tokens, d_model] that a layer's norms, rotation and sums read and write, forward
-GATES = 5  # arrays [tokens, d_ff] that its gated MLP reads and writes, forward
 CHOICES = 10  # arrays [choices, d_model] that a mixture sorts, masks, multiplies and sorts back, forward
 
 
@@ -90,6 +88,30 @@ def along_fsdp(cut: Cut, kind: str) -> "partial[Sent]":
     return partial(Sent, kind, group=cut.fsdp, stride=cut.expert * cut.tensor)
 
 
+def choices_of(shape: ModelShape, cut: Cut) -> int:
+    """Rows of a chip's MLPs for each of its tokens: a mixture's are the choices of its whole group."""
+    return shape.experts_per_token * cut.expert or 1
+
+
+class Form(NamedTuple):
+    """What a layer is made of, forward; ours unless other numbers are given."""
+
+    mlp: int = 3  # matrices of an MLP, with its gate
+    gates: int = 5  # arrays [tokens, d_ff] that it reads and writes
+    streams: int = 14  # arrays [tokens, d_model] that norms, rotation and sums read and write
+    sums: int = 2  # over the tensor axis
+
+    def entries(self, shape: ModelShape, cut: Cut) -> tuple[float, float]:
+        """Of its matrices on a chip: those that every token meets, and those of all its own experts."""
+        s, mlp = shape, self.mlp * shape.d_model * shape.d_ff
+        beside = s.d_model * s.experts if s.experts else mlp  # attention's: a router, or the MLP
+        attention = 2 * s.d_model * (s.heads + s.kv_heads) * s.head_dim
+        return (attention + beside) / cut.tensor, mlp * s.experts / cut.expert / cut.tensor
+
+
+OURS = Form()
+
+
 class Again(NamedTuple):
     """Shares of a layer's forward pass that the backward pass does again."""
 
@@ -97,23 +119,49 @@ class Again(NamedTuple):
     attention: float = 0.0  # beside the scores, which a flash kernel computes again in any case
 
 
-def choices_of(shape: ModelShape, cut: Cut) -> int:
-    """Rows of a chip's MLPs for each of its tokens: a mixture's are the choices of its whole group."""
-    return shape.experts_per_token * cut.expert or 1
+class Passes(NamedTuple):
+    """How often a step does what the forward pass does once."""
+
+    products: float = 1.0
+    attention: float = 1.0
+    streams: float = 1.0
+    summed: float = 1.0  # over the tensor axis; so often a group's tokens are gathered along the expert axis
+    gathered: float = 1.0  # weights; so often what experts give is summed
 
 
-def exchanged(
-    shape: ModelShape, cut: Cut, tokens: float, gathered: float, scattered: float
-) -> tuple[Sent, ...]:
-    """What goes along the expert axis: a group's tokens to each of its chips, and the sums of theirs back.
+def layers_work(
+    shape: ModelShape, cut: Cut, tokens: float, visible: float, times: float, passes: Passes,
+    traffic: Mapping[str, float], item: int, stream: int, flash: bool, form: Form = OURS,
+) -> Work:  # fmt: skip
+    """What layers do, `times` in all, without the gradients of weights. Arguments as of `training_work`.
 
-    `tokens` are those of a chip, times the bytes of a number; `gathered` and `scattered` say how often.
+    `stream`: bytes of a number between products.
     """
-    states = tokens * shape.d_model * cut.expert
-    return tuple(
-        Sent(kind, states, cut.expert, times, "experts' tokens", waited=True, stride=cut.tensor)
-        for kind, times in (("all-gather", gathered), ("reduce-scatter", scattered))
-    )
+    s, tensor, choices = shape, cut.tensor, choices_of(shape, cut)
+    dense, experts = form.entries(s, cut)
+    sorting = CHOICES * choices * s.d_model if s.experts else 0
+    streams = stream * tokens * (form.streams * s.d_model + form.gates * choices * s.d_ff / tensor + sorting)
+    attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
+    operations = [
+        Operation(2 * dense * tokens * passes.products, 0.0, times, "products"),
+        Operation(attention * passes.attention, 0.0, times, "attention", s.head_dim * flash),
+        Operation(0.0, streams * passes.streams, times, "norms, gates, sums"),
+    ]
+    operations = [op._replace(bytes=op.bytes + traffic.get(op.name, 0.0)) for op in operations]
+    if s.experts:
+        chosen = form.mlp * s.d_model * s.d_ff * s.experts_per_token / tensor
+        products = 2 * chosen * tokens * passes.products
+        operations.append(Operation(products, 0.0, times, "experts", kernel=True))
+    gather, states = along_fsdp(cut, "all-gather"), item * tokens * s.d_model
+    # A group's tokens go to each chip that shares its experts, and the sums of theirs back.
+    among = partial(Sent, group=cut.expert, name="experts' tokens", waited=True, stride=tensor)
+    sent = [
+        gather(item * (dense + experts), times=times * passes.gathered, name="layers' weights"),
+        among("all-gather", states * cut.expert, times=times * passes.summed),
+        among("reduce-scatter", states * cut.expert, times=times * passes.gathered),
+        Sent("all-reduce", states, tensor, form.sums * times * passes.summed, "activations", waited=True),
+    ]
+    return work_of(operations, sent)
 
 
 def training_work(
@@ -128,8 +176,7 @@ def training_work(
     item: int = BFLOAT16,
     flash: bool = True,
     traffic: Mapping[str, float] = MappingProxyType({}),
-    gated: bool = True,
-    parallel: bool = False,
+    form: Form = OURS,
 ) -> Work:
     """One update. Experts are taken to be chosen equally often.
 
@@ -144,55 +191,33 @@ def training_work(
         item: bytes of a number in the compute dtype.
         flash: whether a kernel computes attention.
         traffic: bytes of main memory of operations by name, beside what activations and the update take.
-        gated: whether the MLP has a gate.
-        parallel: whether attention and MLP read the same norm and are summed at once, as in GPT-J.
+        form: of a layer.
     """
-    s, tensor = shape, cut.tensor
-    mlp = (3 if gated else 2) * s.d_model * s.d_ff
-    beside = s.d_model * s.experts if s.experts else mlp  # attention's: a router, or the MLP
-    matrices = (s.d_model * 2 * (s.heads + s.kv_heads) * s.head_dim + beside) / tensor
-    experts = mlp * s.experts / cut.expert / tensor
-    weights = matrices + experts
-    lora = s.lora is not None  # then weights have no gradient, and their adapters next to nothing
-    passes = (2 if lora else 3) + again.products  # forward, and twice as much backward
-    streams, gates = (STREAMS / 2 if parallel else STREAMS), (GATES if gated else 3)
-    choices = choices_of(s, cut)
-    sorting = CHOICES * choices * s.d_model if s.experts else 0
-    activations = BFLOAT16 * tokens * (streams * s.d_model + gates * choices * s.d_ff / tensor + sorting)
-    attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
-    of_layers = float(s.layers * microsteps)
-    head = 2 * s.vocabulary / tensor * s.d_model * sources
-    tables = s.vocabulary * s.d_model * (1 if s.tied else 2) / tensor
-    held = (s.layers * weights + tables) / cut.fsdp
-    not_experts = held - s.layers * experts / cut.fsdp
-    if lora:
-        held = parameters(s, cut.expert).adapters / tensor / cut.fsdp
+    s, of_layers = shape, float(shape.layers * microsteps)
+    backward = 1 if s.lora else 2  # weights beside adapters have no gradient, and adapters next to nothing
+    streams = 3 + again.products
+    passes = Passes(1 + backward + again.products, 3.5 + again.attention, streams, streams - 1, 2.0)
+    layers = layers_work(s, cut, tokens, visible, of_layers, passes, traffic, item, BFLOAT16, flash, form)
+    tables = s.vocabulary * s.d_model * (1 if s.tied else 2) / cut.tensor
+    head = 2 * s.vocabulary / cut.tensor * s.d_model * sources * (2 + backward)  # logits are computed twice
+    dense, experts = form.entries(s, cut)
+    held = (s.layers * (dense + experts) + tables) / cut.fsdp
+    learned = parameters(s, cut.expert).adapters / cut.tensor / cut.fsdp if s.lora else held
     operations = [
-        Operation(2 * matrices * tokens * passes, 0.0, of_layers, "products"),
-        Operation(attention * (3.5 + again.attention), 0.0, of_layers, "attention", s.head_dim * flash),
-        Operation(0.0, activations * (3 + again.products), of_layers, "norms, gates, sums"),
-        Operation((3 if lora else 4) * head, 0.0, microsteps, "vocabulary"),  # its logits are computed twice
-        Operation(0.0, 7 * FLOAT32 * held, 1.0, "optimizer"),
+        Operation(head, traffic.get("vocabulary", 0.0), microsteps, "vocabulary"),
+        Operation(0.0, 7 * FLOAT32 * learned, 1.0, "optimizer"),
     ]
-    operations = [op._replace(bytes=op.bytes + traffic.get(op.name, 0.0)) for op in operations]
-    if s.experts:
-        chosen = mlp * s.experts_per_token / tensor
-        operations.append(Operation(2 * chosen * tokens * passes, 0.0, of_layers, "experts", kernel=True))
-    gather, scatter = (along_fsdp(cut, kind) for kind in ("all-gather", "reduce-scatter"))
     added = partial(Sent, "all-reduce", times=1.0, name="gradients")
-    sent = [  # weights are gathered forward, and backward again
-        gather(item * weights, times=2 * of_layers, name="layers' weights"),
-        gather(item * tables, times=2.0 * microsteps, name="vocabulary"),
+    sent = [
+        along_fsdp(cut, "all-gather")(item * tables, times=2.0 * microsteps, name="vocabulary"),
+        added(FLOAT32 * learned, group=cut.data, stride=cut.fsdp * cut.expert * cut.tensor),
     ]
-    if not lora:
+    if not s.lora:
+        scatter = along_fsdp(cut, "reduce-scatter")
+        not_experts = held - s.layers * experts / cut.fsdp
         sent += [
-            scatter(item * weights, times=of_layers, name="layers' gradients"),
+            scatter(item * (dense + experts), times=of_layers, name="layers' gradients"),
             scatter(FLOAT32 * tables, times=float(microsteps), name="vocabulary's gradient"),
+            added(FLOAT32 * not_experts, group=cut.expert, stride=cut.tensor),
         ]
-    sent.append(added(FLOAT32 * held, group=cut.data, stride=cut.fsdp * cut.expert * tensor))
-    if not lora:
-        sent.append(added(FLOAT32 * not_experts, group=cut.expert, stride=tensor))
-    sent += exchanged(s, cut, item * tokens, (2 + again.products) * of_layers, 2 * of_layers)
-    times = of_layers * (1 if parallel else 2) * (2 + again.products)
-    sent.append(Sent("all-reduce", item * tokens * s.d_model, tensor, times, "activations", waited=True))
-    return work_of(operations, sent)
+    return together(layers, work_of(operations, sent))

@@ -13,8 +13,14 @@ from typing import Any
 from pretrainrl_jax.config import Config
 from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.planning.chips import Topology
-from pretrainrl_jax.planning.compiled import Compiled, OutOfMemory, compile_program, keep, kept
-from pretrainrl_jax.planning.compiler import Request
+from pretrainrl_jax.planning.compiled import (
+    Compiled,
+    OutOfMemory,
+    Request,
+    compile_program,
+    keep,
+    kept,
+)
 from pretrainrl_jax.planning.figures import SPARE, Figures, as_json, of_weights, remedies, warnings
 from pretrainrl_jax.planning.page import page
 from pretrainrl_jax.planning.planned import Decoding, Planned, Program
@@ -68,6 +74,7 @@ def show(
             "mesh": dict(made.planned.mesh.shape),
             "fits": made.fits,
             "compiled": topology.chip.kind == "tpu",
+            "judge": {"verdicts": made.planned.verdicts, "tokens": made.planned.verdict_tokens},
             "programs": [as_json(one) for one in made.figures],
             "decoding": of_weights(made.planned),
             "uncounted": list(made.planned.uncounted),
@@ -159,12 +166,17 @@ def lines(made: Plan) -> Iterator[str]:
     """What no table has."""
     if made.topology.chip.kind != "tpu":
         yield "work and memory are by hand, from shapes: nothing was compiled for these chips"
-        if experts := made.planned.shape.experts // made.planned.hand.cut.expert:
+        if experts := made.planned.hand.shape.experts // made.planned.hand.cut.expert:
             yield (
                 "! rows of a mixture are planned with their own experts' matrices; on GPUs XLA multiplies "
                 f"them, by default, with those of all {experts} that a device has"
             )
     yield made.planned.material.source
+    if made.planned.verdicts:
+        yield (
+            f"the judge is asked {made.planned.verdicts:,} times and reads about "
+            f"{made.planned.verdict_tokens / 1e9:,.1f}B tokens: its time is not in the tables"
+        )
     if weights := of_weights(made.planned):
         yield weights
     if made.planned.uncounted:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from pretrainrl_jax.model.mesh import Cut
 from pretrainrl_jax.model.shape import ModelShape
 from pretrainrl_jax.planning.chips import topology
-from pretrainrl_jax.planning.estimate import Estimate, efficiencies, estimate
-from pretrainrl_jax.planning.work import Again, training_work
+from pretrainrl_jax.planning.estimate import EFFICIENCIES, Estimate, estimate
+from pretrainrl_jax.planning.work import Again, Form, training_work
 from pretrainrl_jax.report.columns import markdown
 
 _V5E = "AI-Hypercomputer/maxtext, MaxText/configs/v5e/README.md at 76bd53b"
@@ -46,10 +46,9 @@ class Published(NamedTuple):
         cut = Cut(1, place.count // self.tensor, self.tensor)
         tokens = float(self.rows * self.tensor * self.time)
         visible = self.time if self.square else self.time / 2
-        work = training_work(
-            s, cut, tokens, visible, tokens, Again(share, 1.0), gated=self.gated, parallel=self.own
-        )
-        return estimate(work, place, efficiencies(place.chip))
+        form = Form(*((3, 5) if self.gated else (2, 3)), *((7, 1) if self.own else (14, 2)))
+        work = training_work(s, cut, tokens, visible, tokens, Again(share, 1.0), form=form)
+        return estimate(work, place, EFFICIENCIES[place.chip.name])
 
     @property
     def error(self) -> float:

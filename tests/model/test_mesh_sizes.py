@@ -107,10 +107,10 @@ def test_rows_are_rounded_up_to_what_divides(data: int, fsdp: int, rows: int):
 @pytest.mark.parametrize(
     ("setting", "shown"),
     [
-        ("--mesh.data=0", "mesh.data=0, mesh.fsdp=1, mesh.tensor=1"),
-        ("--mesh.fsdp=-2", "mesh.data=-1, mesh.fsdp=-2, mesh.tensor=1"),
-        ("--mesh.tensor=-1", "mesh.data=-1, mesh.fsdp=1, mesh.tensor=-1"),  # data is -1 already
-        ("--mesh.expert=0", "mesh.data=-1, mesh.fsdp=1, mesh.expert=0, mesh.tensor=1"),
+        ("--mesh.data=0", "mesh.data=0, mesh.fsdp=1, mesh.tensor=1, mesh.expert=1"),
+        ("--mesh.fsdp=-2", "mesh.data=-1, mesh.fsdp=-2, mesh.tensor=1, mesh.expert=1"),
+        ("--mesh.tensor=-1", "mesh.data=-1, mesh.fsdp=1, mesh.tensor=-1, mesh.expert=1"),  # data is, too
+        ("--mesh.expert=0", "mesh.data=-1, mesh.fsdp=1, mesh.tensor=1, mesh.expert=0"),
     ],
 )
 def test_sizes_that_mean_nothing_are_refused_before_jax_is_imported(setting: str, shown: str):

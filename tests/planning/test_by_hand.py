@@ -143,8 +143,8 @@ def test_copied_weights_are_gathered_once_and_read_for_every_token() -> None:
         )
         read = by_name(after)
         assert read["copy of the weights"].bytes == cast
-        assert read["products"].bytes == 2 * copying.matrices
-        assert by_name(before)["products"].bytes == FLOAT32 * plain.matrices / 8 + 4 * plain.matrices
+        assert read["products"].bytes == 2 * copying.weights
+        assert by_name(before)["products"].bytes == FLOAT32 * plain.weights / 8 + 4 * plain.weights
     sampling = Decoding(24, 16, 5, 4, True)
     more = sampling.working(copying) - sampling.working(plain)
     assert 0.8 * copying.copy < more < copying.copy

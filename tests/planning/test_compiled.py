@@ -65,6 +65,13 @@ def test_what_was_compiled_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert kept.used == 5.0
 
 
+def test_a_cache_that_cannot_be_written_ends_no_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    compiled.keep("key", Compiled("text", 1, 2, 3, 4.0))
+    assert compiled.kept("key") is None
+
+
 TWO_LAYERS = """\
 from pretrainrl_jax.config import Config, FactsConfig, MeshConfig, ModelConfig, PretrainConfig, TrainConfig
 

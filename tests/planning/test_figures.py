@@ -68,9 +68,10 @@ def test_what_is_resident_beside_a_program_counts() -> None:
 
 
 def test_what_no_table_has_is_said() -> None:
-    whole = replace(planned(STEP), uncounted=("a.b", "c.d"))
+    whole = replace(planned(STEP), verdicts=1000, verdict_tokens=2_500_000_000, uncounted=("a.b", "c.d"))
     one = replace(of(STEP, 5.0), unknown_loops=("while.3",))
     assert list(lines(Plan("", PLACE, whole, (one,))))[1:] == [
+        "the judge is asked 1,000 times and reads about 2.5B tokens: its time is not in the tables",
         "! not counted: what is asked for by a.b, c.d",
         "! step: how often while.3 turns is not known: counted once",
     ]

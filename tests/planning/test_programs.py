@@ -243,6 +243,8 @@ def test_those_for_self_improvement_sample_and_learn(path: Path) -> None:
         assert sum(isinstance(program.load, Step) for program in own) == 1
         assert sum(isinstance(program.load, Scoring) for program in own) == method.contrasts
         assert sum(isinstance(program.load, Decoding) for program in own) == ("rollout" in method.candidates)
+    asked = config.judge.path and any(config.methods[s].judged for s in config.selfimprove.systems)
+    assert bool(whole.verdicts) == bool(asked)
 
 
 REWRITES = MethodConfig(candidates=("original", "rewrite", "rollout"))
