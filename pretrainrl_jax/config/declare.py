@@ -41,6 +41,7 @@ PositiveShare = Annotated[float, Gt(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Names = Annotated[tuple[str, ...], Strict(False)]  # a list will do
+Systems = Annotated[Names, AfterValidator(lambda names: tuple(dict.fromkeys(names)))]  # each is trained once
 Distinct = Annotated[tuple[Kind, ...], Strict(False), AfterValidator(_distinct)]
 Some = Annotated[Distinct[Kind], AfterValidator(_some)]
 Counts = Annotated[tuple[NonNegativeInt, ...], Strict(False)]

@@ -75,7 +75,7 @@ class FactsConfig(Section):
         "merge", "rows that ask the same of one category: one with all answers, each kept, or all left out"
     )
     examples: Literal["common", "other_categories"] = setting(
-        "other_categories", "of few-shot prompts: the same for all, or of other categories", before="common"
+        "other_categories", "shown by few-shot prompts: the same to all, or those of others", before="common"
     )
     limit: NonNegativeInt = setting(0, "keep so many facts, drawn by a hash of seed and id; 0: all")
     head: NonNegativeInt = setting(
@@ -169,12 +169,14 @@ class DocumentsConfig(Section):
     """A stream of documents: files, data sets, or the small world's own texts."""
 
     results = ("selfimprove", "documents")
-    path: Names = setting((), "sources, with commas between (docs/documents.md); empty: of the facts")
+    path: Names = setting((), "sources, with commas between (docs/documents.md); empty: about the facts")
     weights: Numbers = setting((), "how often each source is drawn from, in proportion; empty: in turn")
     column: str = setting("text", "column or key of a document's text; a dot reaches into nested values")
     split: str = setting("train", "split of a tfds: or an hf: data set")
     subset: str = setting("", "configuration of an hf: data set, where it has several")
-    separator: Literal["blank_lines", "line", "file"] = setting("blank_lines", "what ends a document of .txt")
+    separator: Literal["blank_lines", "line", "file"] = setting(
+        "blank_lines", "what ends a document of .txt: blank lines, each line, or its end"
+    )
     encoding: str = setting("utf-8", "how the characters of a text file are written; a BOM is skipped")
     shuffle: NonNegativeInt = setting(1000, "documents of a source that are shuffled together; 0: none")
     epochs: NonNegativeInt = setting(0, "passes over the sources; 0: without end")

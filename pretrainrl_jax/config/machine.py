@@ -133,8 +133,10 @@ class PlatformConfig(Section):
     """What is chosen for the kind of device (platforms.py), and what is to be chosen instead."""
 
     attention: Literal["auto", "xla", "cudnn", "splash"] = setting(
-        "auto", "attention's kernel (platforms.py)"
+        "auto", "attention's kernel, where it can compute the model's; auto: the platform's (docs/scale.md)"
     )
     programs: str = setting("", "folder that keeps compiled programs; empty: the user's cache; none: none")
     programs_gigabytes: PositiveFloat = setting(4.0, "its size at most: what was unused longest goes first")
-    decoding_memory: Share = setting(0.7, "decode from a copy of all weights up to this share of a device")
+    decoding_memory: Share = setting(
+        0.7, "decode from a copy of all weights up to this share of a device; 0: never"
+    )

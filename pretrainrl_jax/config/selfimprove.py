@@ -17,6 +17,7 @@ from pretrainrl_jax.config.declare import (
     Share,
     ShareBelowOne,
     Some,
+    Systems,
     section,
     setting,
     wrong,
@@ -232,7 +233,7 @@ class SelfimproveConfig(Section):
     """The loop: cut, continue, judge, learn."""
 
     results = ("selfimprove",)
-    systems: Names = setting(tuple(METHODS), "methods to train, each from its start", results=NOTHING)
+    systems: Systems = setting(tuple(METHODS), "methods to train, each from its start", results=NOTHING)
     steps: PositiveInt = setting(2000, "steps of each method")
     documents: PositiveInt = setting(256, "documents a step")
     suffix: PositiveInt = setting(128, "tokens of the original suffix, and of a candidate", results=ASKING)

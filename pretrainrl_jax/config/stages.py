@@ -18,6 +18,7 @@ from pretrainrl_jax.config.declare import (
     Share,
     ShareBelowOne,
     Shares,
+    Systems,
     section,
     setting,
     wrong,
@@ -103,7 +104,7 @@ class TrainConfig(Section):
     """Training on mined trees: which objectives, and on what batches."""
 
     results = ("train",)
-    systems: Names = setting(
+    systems: Systems = setting(
         tuple(name for name in OBJECTIVES if not OBJECTIVES[name].reinforced),
         "objectives to train, each from the base model; sampling takes its time",
         results=NOTHING,

@@ -200,7 +200,7 @@ def _without_collector() -> Generator[None]:
         yield
     finally:
         if was_on:
-            # Few rows are not worth counting what is frozen; what somebody else has frozen must not be thawed.
+            # To count what is frozen takes long for few rows; what somebody else has frozen stays so.
             if gc.get_count()[0] > 100_000 and not gc.get_freeze_count():
                 gc.freeze()
                 gc.unfreeze()

@@ -206,7 +206,7 @@ class ByHand:
         """
         s, tensor, scores = self.shape, self.cut.tensor, 0.0 if flash else self._square(tokens, length)
         traffic = {"products": self._cast(self.weights), "attention": scores + cache / s.layers}
-        how = Passes(), traffic, self.item, self.item, flash
+        how = Passes(), traffic, self.item, flash
         layers = layers_work(s, self.cut, tokens, length, s.layers * times, *how)
         if not sources:
             return layers

@@ -131,16 +131,13 @@ class Passes(NamedTuple):
 
 def layers_work(
     shape: ModelShape, cut: Cut, tokens: float, visible: float, times: float, passes: Passes,
-    traffic: Mapping[str, float], item: int, stream: int, flash: bool, form: Form = OURS,
+    traffic: Mapping[str, float], item: int, flash: bool, form: Form = OURS,
 ) -> Work:  # fmt: skip
-    """What layers do, `times` in all, without the gradients of weights. Arguments as of `training_work`.
-
-    `stream`: bytes of a number between products.
-    """
+    """What layers do, `times` in all, without the gradients of weights. Arguments as of `training_work`."""
     s, tensor, choices = shape, cut.tensor, choices_of(shape, cut)
     dense, experts = form.entries(s, cut)
     sorting = CHOICES * choices * s.d_model if s.experts else 0
-    streams = stream * tokens * (form.streams * s.d_model + form.gates * choices * s.d_ff / tensor + sorting)
+    streams = item * tokens * (form.streams * s.d_model + form.gates * choices * s.d_ff / tensor + sorting)
     attention = 4 * visible * s.heads * s.head_dim / tensor * tokens
     operations = [
         Operation(2 * dense * tokens * passes.products, 0.0, times, "products"),
@@ -197,7 +194,7 @@ def training_work(
     backward = 1 if s.lora else 2  # weights beside adapters have no gradient, and adapters next to nothing
     streams = 3 + again.products
     passes = Passes(1 + backward + again.products, 3.5 + again.attention, streams, streams - 1, 2.0)
-    layers = layers_work(s, cut, tokens, visible, of_layers, passes, traffic, item, BFLOAT16, flash, form)
+    layers = layers_work(s, cut, tokens, visible, of_layers, passes, traffic, item, flash, form)
     tables = s.vocabulary * s.d_model * (1 if s.tied else 2) / cut.tensor
     head = 2 * s.vocabulary / cut.tensor * s.d_model * sources * (2 + backward)  # logits are computed twice
     dense, experts = form.entries(s, cut)
