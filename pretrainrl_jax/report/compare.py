@@ -59,7 +59,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     """
     sides = a, b = read_inputs(one), read_inputs(other)
     summaries = [summarise(side.evaluations, *describe(side.config)) for side in sides]
-    asked = [{e["system"]: grouped(e) for e in side.evaluations} for side in sides]
+    asked = [{name: grouped(own) for name, own in side.evaluations.items()} for side in sides]
     known = Systems({**b.known.objectives, **a.known.objectives})
     shared = sorted({*asked[0]} & {*asked[1]}, key=known.place)
     if not shared:
@@ -81,7 +81,10 @@ def read_comparison(one: Path, other: Path) -> Comparison:
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
         )
     seeds = [side.config.get("seed", "not recorded") for side in sides]
-    wrong = [f"{sentence}." for sentence in contradictions([*a.evaluations, *b.evaluations], known)]
+    wrong = [
+        f"{sentence}."
+        for sentence in contradictions([*a.evaluations.values(), *b.evaluations.values()], known)
+    ]
     return Comparison(
         [one.resolve().name, other.resolve().name],
         [f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],

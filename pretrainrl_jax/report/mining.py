@@ -29,14 +29,14 @@ class Mined(NamedTuple):
     """What a workdir holds of mining."""
 
     statistics: Json | None  # of the base model's negatives; None where there are none
-    rounds: dict[str, dict[int, Json]]  # by system and number: what was mined again while it trained
+    rounds: dict[str, dict[str, Json]]  # by system and number: what was mined again while it trained
 
 
 def read(folder: Path) -> Mined:
     """The statistics under a workdir's `mined`. Raises InputError if a file of them cannot be read."""
-    rounds: dict[str, dict[int, Json]] = {}
+    rounds: dict[str, dict[str, Json]] = {}
     for path in sorted(folder.glob("*/round*.json"), key=lambda path: (len(path.stem), path.stem)):
-        rounds.setdefault(path.parent.name, {})[int(path.stem.removeprefix("round"))] = read_json(path)
+        rounds.setdefault(path.parent.name, {})[path.stem.removeprefix("round")] = read_json(path)
     described = folder / "statistics.json"
     return Mined(read_json(described) if described.is_file() else None, rounds)
 
@@ -145,9 +145,7 @@ def rounds(mined: Mined, known: Systems) -> list[tuple[str, Sheet]]:
     return [
         (
             known.label(system),
-            sheet(
-                ROUND_COLUMNS, [*first, *((str(n), own) for n, own in mined.rounds[system].items())], "round"
-            ),
+            sheet(ROUND_COLUMNS, [*first, *mined.rounds[system].items()], "round"),
         )
         for system in sorted(mined.rounds, key=known.place)
     ]

@@ -47,8 +47,8 @@ def write_report(workdir: Path) -> Path:
     """
     inputs = read_inputs(workdir, evaluated=not selfimprove.is_there(workdir))
     known, improved = inputs.known, selfimprove.read(workdir, inputs)
-    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
-    summary = summarise(inputs.evaluations, *describe(inputs.config))
+    evaluations = inputs.evaluations
+    summary = summarise(evaluations, *describe(inputs.config))
     if improved:
         summary["selfimprove"] = selfimprove.summarise(improved)
     of_improved = selfimprove_section.section(improved, summary["selfimprove"]) if improved else None
@@ -80,13 +80,13 @@ def write_report(workdir: Path) -> Path:
         names=two or [known.label(name) for name in shown],
         idea=data_address(idea) if idea else None,
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
-        accuracies=divided(inputs.evaluations, known),
+        accuracies=divided(evaluations, known),
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
         knowledge=knowledge_section.section(summary, evaluations, known, shown),
         improved=of_improved,
-        worse=worse(*pictured, divisions=divisions(inputs.evaluations), names=two) if two else None,
+        worse=worse(*pictured, divisions=divisions(evaluations), names=two) if two else None,
         changes=[
             (side, own["count"], own["of"], examples(own["rows"], *two))
             for side, own in (changes(*pictured) if two else {}).items()
@@ -113,7 +113,8 @@ def write_page(
     is told of the run, beside its model; `parts` is what this template shows and no other.
     """
     known = inputs.known
-    if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
+    asked = inputs.evaluations.values()
+    if wrong := contradictions(asked, known) + other_texts(asked, known):
         summary["contradictions"] = wrong
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):

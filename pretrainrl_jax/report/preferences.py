@@ -1,6 +1,6 @@
 """What a run on preferences found: checked numbers of every system, their table, words and page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def is_about_preferences(workdir: Path) -> bool:
     return bool(read_config(workdir)[0].get("preferences", {}).get("path"))
 
 
-def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
+def summarise(evaluations: Mapping[str, Json], dataset: str, model: str) -> Json:
     """The content of `report/summary.json`, from the evaluation of every system.
 
     Shares are in [0, 1] and means are over pairs, each with its 95 % interval as `…_interval`: a bootstrap
@@ -32,15 +32,14 @@ def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
     `reward_accuracy`: its margins are 0.
     """
     systems: dict[str, Json] = {}
-    pairs = {str(e["system"]): pairs_of(e) for e in evaluations}
-    for evaluation in evaluations:
-        system = str(evaluation["system"])
+    pairs = {system: pairs_of(evaluation) for system, evaluation in evaluations.items()}
+    for system, evaluation in evaluations.items():
         own, base = pairs[system], pairs.get("base")
         prompts, weights = [pair.prompt for pair in own], [pair.weight for pair in own]
         preferred, rewarded = [p.gap > 0 for p in own], [p.margin > 0 for p in own]
         systems[system] = {
             **measures(own),
-            "of": evaluation["of"],
+            "of": evaluation.get("of", "not recorded"),
             "preference_accuracy_interval": mean_interval(prompts, preferred, weights),
             "reward_accuracy_interval": mean_interval(prompts, rewarded, weights),
             "margin_interval": bootstrap(prompts, weights, [pair.margin for pair in own]),
@@ -167,8 +166,8 @@ def write_report(workdir: Path) -> Path:
         InputError: if the workdir is not evaluated, or a file of it cannot be read.
     """
     inputs = read_inputs(workdir)
-    known, evaluations = inputs.known, {str(e.get("system")): e for e in inputs.evaluations}
-    summary = summarise(inputs.evaluations, *describe(inputs.config))
+    known, evaluations = inputs.known, inputs.evaluations
+    summary = summarise(evaluations, *describe(inputs.config))
     systems = summary["systems"]
     trained = [name for name in systems if name != "base"]
     best = max(trained, key=lambda name: systems[name]["preference_accuracy"], default="")

@@ -15,7 +15,7 @@ def signatures(inputs: Inputs, mined: Json | None) -> list[Json]:
 
     A system shows its beside the base model; without the base model's evaluation there are none.
     """
-    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
+    evaluations = dict(inputs.evaluations)
     base = evaluations.pop("base", None)
     try:
         told = of_mining(mined or {})

@@ -86,7 +86,9 @@ def chosen(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
         candidates = [row for row in rows if row.system == system]
         reworded = [_reworded(row) for row in candidates]
         by = "held-out wordings" if all(reworded) else "trained wordings"
-        rates = [rate or (_mean(row, "acc"), 0) for row, rate in zip(candidates, reworded, strict=True)]
+        rates = [rate for rate in reworded if rate]
+        if len(rates) < len(candidates):
+            rates = [(_mean(row, "acc"), 0) for row in candidates]
         best, count = max(rates)
         error = (best * (1 - best) / count) ** 0.5 if count else 0.0
         near = [(row, rate) for row, (rate, _) in zip(candidates, rates, strict=True) if rate >= best - error]

@@ -18,14 +18,16 @@ VALUES = 25  # categories, or values of a column, that are shown: those with the
 Divisions = dict[str, list[tuple[str, set[Key]]]]  # by name: the parts of each, which have names, too
 
 
-def divisions(evaluations: list[Json]) -> Divisions:
+def divisions(evaluations: Mapping[str, Json]) -> Divisions:
     """The trained facts by popularity, category and columns of a file.
 
     Popularity has as many bins as evaluation made; what has one value alone is no division.
     """
     # Of what several were asked, the first one's outcome.
-    every = dict(item for evaluation in reversed(evaluations) for item in trained(evaluation).items())
-    bins = max((len(e.get("by_popularity") or []) for e in evaluations), default=0)
+    every = {
+        key: question for own in reversed([*evaluations.values()]) for key, question in trained(own).items()
+    }
+    bins = max((len(own.get("by_popularity") or []) for own in evaluations.values()), default=0)
     made: Divisions = {
         "popularity": popularities(every, bins),
         "category": parts(every, lambda question: question.get("category")),
@@ -35,9 +37,9 @@ def divisions(evaluations: list[Json]) -> Divisions:
     return {head: rows for head, rows in made.items() if rows}
 
 
-def divided(evaluations: list[Json], known: Systems) -> list[tuple[str, Sheet]]:
+def divided(evaluations: Mapping[str, Json], known: Systems) -> list[tuple[str, Sheet]]:
     """Every system's accuracy in the parts of each division, which has a name."""
-    asked = {evaluation["system"]: trained(evaluation) for evaluation in evaluations}
+    asked = {system: trained(evaluation) for system, evaluation in evaluations.items()}
     columns: dict[str, Told] = {"questions": lambda keys: count(len(keys))}
     for system, own in asked.items():
         base = asked.get("base", {}) if system != "base" else {}

@@ -25,12 +25,14 @@ def worse(before: Json, after: Json, divisions: Divisions, names: list[str]) -> 
     """
     old, new = grouped(before), grouped(after)
     unseen = {key for key, asked in old["trained"].items() if asked.get("group") == "unseen"}
-    sets: dict[str, set[Key]] = {"trained facts unseen in pretraining": unseen}
-    sets |= {f"{head} {part}": keys for head, rows in divisions.items() for part, keys in rows}
-    pairs = {name: common(old[group], new[group]) for group, name in GROUPS.items()}
-    for name, keys in sets.items():
-        pairs[name] = common({k: q for k, q in old["trained"].items() if k in keys}, new["trained"])
-    changes = [(name, apart) for name, two in pairs.items() if (apart := difference(two))]
+    # A list: parts of popularity have one name where many facts have one popularity.
+    sets: list[tuple[str, set[Key]]] = [("trained facts unseen in pretraining", unseen)]
+    sets += [(f"{head} {part}", keys) for head, rows in divisions.items() for part, keys in rows]
+    pairs = [(name, common(old[group], new[group])) for group, name in GROUPS.items()]
+    for name, keys in sets:
+        asked = {key: question for key, question in old["trained"].items() if key in keys}
+        pairs.append((name, common(asked, new["trained"])))
+    changes = [(name, apart) for name, two in pairs if (apart := difference(two))]
     falls = [(name, apart) for name, apart in changes if apart.worse]
     heads = [f"{name}, %" for name in names]
     both = [two for group in ("trained", "held_out") for two in common(old[group], new[group])]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.made_workdirs import asked, parse, question, table, write, write_workdir
+from helpers.made_workdirs import asked, by_system, parse, question, table, write, write_workdir
 
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.evaluation import factual
@@ -46,7 +46,7 @@ def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]
 
 def parts(head: str, *evaluations: dict[str, Any]) -> list[list[str]]:
     """The cells of a division's table; none where nothing is divided by it."""
-    return {name: made.texts() for name, made in divided(list(evaluations), KNOWN)}.get(head, [])
+    return {name: made.texts() for name, made in divided(by_system(list(evaluations)), KNOWN)}.get(head, [])
 
 
 @pytest.mark.parametrize("count", [1, 4, 23, 60])
@@ -75,7 +75,7 @@ def test_the_best_known_held_out_facts_are_those_that_were_counted() -> None:
 def test_no_popularity_no_bins() -> None:
     flat = [outcome(i, True, "trained", 0.0) for i in range(20)]
     assert parts("popularity", evaluated("base", flat, 5)) == []
-    assert divided([{"system": "base"}], KNOWN) == []
+    assert divided({"base": {}}, KNOWN) == []
 
 
 def test_small_categories_are_put_together() -> None:
@@ -129,7 +129,7 @@ def test_ten_examples_are_spread_over_all_flips() -> None:
 
 
 def fallen(before: dict[str, Any], after: dict[str, Any]) -> Worse:
-    return worse(before, after, divisions([before, after]), ["base", "NTP"])
+    return worse(before, after, divisions({"base": before, "ntp": after}), ["base", "NTP"])
 
 
 def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
@@ -166,6 +166,21 @@ def test_the_largest_loss_of_probability_comes_first() -> None:
     assert decline.words[-1].startswith("The truth became less probable in 29 of 30 questions")
 
 
+def test_parts_of_one_popularity_are_sets_of_their_own() -> None:
+    """Most facts have no popularity: two of five parts are called "0 to 0", and one of them falls."""
+    popular = {"popularity": 0.0}
+    sides = [
+        asked(s, [question(i, i < hits, **(popular if i < 50 else {})) for i in range(100)])
+        for s, hits in (("base", 20), ("ntp", 0))
+    ]
+    for side in sides:
+        side["by_popularity"] = [{}] * 5
+    decline = fallen(*sides)
+    fell = ["trained facts", "popularity 0 to 0", "popularity 0 to 0.0012"]
+    assert [row[0] for row in decline.falls.texts()] == fell
+    assert "on 3 of 6 sets" in decline.words[0]
+
+
 def test_nothing_worse() -> None:
     before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
     decline = fallen(before, after)
@@ -198,7 +213,7 @@ def test_the_page_shows_the_tables(tmp_path: Path) -> None:
         ["city", "100", "50.0 40.4–59.6", "90.0 82.6–94.5"],
         ["river", "100", "50.0 40.4–59.6", "30.0 21.9–39.6"],
     ]
-    (_, categories) = divided([before, after], KNOWN)
+    (_, categories) = divided(by_system([before, after]), KNOWN)
     assert [row[-1].tone for row in categories[1].rows] == ["up", "down"]
     assert len(table(tags, "popularity", "questions", "base")) == 2
     # River is the more popular half of the trained facts: ranks 1 to 100, and 100 ** -1.5 is 0.001.

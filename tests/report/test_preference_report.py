@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+from helpers.made_workdirs import by_system
 from scipy import stats
 
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
+from pretrainrl_jax.report import preferences
 from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
-from pretrainrl_jax.report.preferences import examples, headline, reading, summarise, table
+from pretrainrl_jax.report.preferences import examples, headline, reading, table
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES)
@@ -19,6 +21,10 @@ def evaluation(system: str, gaps: list[float], base: list[float], prompts: list[
     texts = {str(i): {"prompt": p, "chosen": "a", "rejected": "b"} for i, p in enumerate(prompts)}
     about = {"of": "held_out", "text_nll": 1.0 + len(system) / 100, "text": "text.txt", "device_seconds": 1.0}
     return {"system": system, "scores": scores, "examples": texts} | about
+
+
+def summarise(evaluations: list[dict], dataset: str, model: str) -> dict:
+    return preferences.summarise(by_system(evaluations), dataset, model)
 
 
 BASE, AFTER, PROMPTS = [1.0, -1.0, -2.0, 3.0], [2.0, 0.5, -3.0, 4.0], ["p", "p", "q", "r"]

@@ -20,7 +20,7 @@ def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, show
     told = {n: s["knowledge"] for n, s in summary["systems"].items() if s.get("knowledge", {}).get("trained")}
     if not told:
         return None
-    shown = [name for name in shown if name in told]
+    shown = [name for name in shown if name in told] or [*told][-1:]
     heads, label = drawing.heads(list(evaluations), known), known.label
     titles = {"trained": noun(summary), "held_out": "held-out facts"}
 
