@@ -71,6 +71,17 @@ def sheet(
     return Sheet([heads[i] for i in kept], shown, count)
 
 
+def rows_at(systems: Mapping[str, Json], heads: Mapping[str, Cell], *path: str) -> list[tuple[Cell, Any]]:
+    """A row of each system that has something at a path, begun by its head; of a list, a row of each item."""
+    rows: list[tuple[Cell, Any]] = []
+    for name, told in systems.items():
+        found: Any = told
+        for key in path:
+            found = (found or {}).get(key)
+        rows += [(heads[name], each) for each in (found if isinstance(found, list) else [found]) if each]
+    return rows
+
+
 def listed(columns: Mapping[str, Told], row: Any) -> list[tuple[str, str]]:
     """What columns show of one row, each with its head; those that show nothing are left out."""
     made = sheet(columns, [("", row)], "")

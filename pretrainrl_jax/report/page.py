@@ -19,7 +19,7 @@ from pretrainrl_jax.report.drawing import data_address
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge import figures
-from pretrainrl_jax.report.knowledge import section as knowledge_section
+from pretrainrl_jax.report.knowledge import tables as knowledge_tables
 from pretrainrl_jax.report.outcomes import changes
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import noun, pair, summarise, systems
@@ -84,7 +84,7 @@ def write_report(workdir: Path) -> Path:
         asked=asked,
         rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
-        knowledge=knowledge_section.section(summary, evaluations, known, shown),
+        knowledge=knowledge_tables.section(summary, evaluations, known, shown),
         improved=of_improved,
         worse=worse(*pictured, divisions=divisions(evaluations), names=two) if two else None,
         changes=[

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping
 
-from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, sheet
+from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, rows_at, sheet
 from pretrainrl_jax.report.formats import Json, brief, percent, signed
-from pretrainrl_jax.report.knowledge.tables import rows_at
 
 SHOWN = 10  # categories
 
