@@ -32,23 +32,19 @@ def idea(known: Systems, before: Json, after: Json | None = None) -> bytes | Non
 
     A PNG file, as thousands of points are no paths; None where no trained question was evaluated.
     """
-    panels = _idea_panels(known, before, after)
-    if not panels:
-        return None
-    with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
-        _draw_idea(figure, panels)
-        return painted(figure, PNG)
-
-
-def _idea_panels(known: Systems, before: Json, after: Json | None) -> dict[str, list[Json]]:
-    """The questions of each of the idea's one or two clouds of points, by its title."""
     systems = {e["system"]: trained(e) for e in (before, after) if e is not None}
     # The same questions in both panels, or the shares could not be compared.
     keys = [key for key in trained(before) if all(key in asked for asked in systems.values())]
-    names = ["base model" if name == "base" else known.label(name) for name in systems]
-    titles = [f"Before: {names[0]}", f"After: {names[1]}"] if len(names) == 2 else names
+    if not keys:
+        return None
+    titles = ["base model" if name == "base" else known.label(name) for name in systems]
+    if len(titles) == 2:
+        titles = [f"{when}: {title}" for when, title in zip(("Before", "After"), titles, strict=True)]
     clouds = zip(titles, systems.values(), strict=True)
-    return {title: [asked[key] for key in keys] for title, asked in clouds if keys}
+    panels = {title: [asked[key] for key in keys] for title, asked in clouds}
+    with canvas(len(panels) * 4.4 + 1.4, 4.8) as figure:
+        _draw_idea(figure, panels)
+        return painted(figure, PNG)
 
 
 def _truths(questions: list[Json]) -> np.ndarray:

@@ -142,10 +142,6 @@ ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED,
 def rounds(mined: Mined, known: Systems) -> list[tuple[str, Sheet]]:
     """Of each system that mined again, its rounds below the base model's negatives."""
     first = [("base model", mined.statistics)] if mined.statistics else []
-    return [
-        (
-            known.label(system),
-            sheet(ROUND_COLUMNS, [*first, *mined.rounds[system].items()], "round"),
-        )
-        for system in sorted(mined.rounds, key=known.place)
-    ]
+    told = sorted(mined.rounds.items(), key=lambda item: known.place(item[0]))
+    rows = [(known.label(system), [*first, *own.items()]) for system, own in told]
+    return [(label, sheet(ROUND_COLUMNS, own, "round")) for label, own in rows]

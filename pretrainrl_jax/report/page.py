@@ -23,9 +23,8 @@ from pretrainrl_jax.report.knowledge import tables as knowledge_tables
 from pretrainrl_jax.report.outcomes import changes
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import noun, pair, summarise, systems
-from pretrainrl_jax.report.tables import divided, divisions, examples
+from pretrainrl_jax.report.tables import divided, divisions, examples, worse
 from pretrainrl_jax.report.words import headline, reading
-from pretrainrl_jax.report.worse import worse
 
 MATCH_RULES = {
     "exact": "normalised, the answer equals a true answer",

@@ -9,9 +9,20 @@ from pretrainrl_jax.evaluation.preferences import PairScore, measures
 from pretrainrl_jax.knowledge.intervals import Difference, paired
 from pretrainrl_jax.report import drawing
 from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, changed, figure, plain, sheet
+from pretrainrl_jax.report.columns import (
+    Cell,
+    Sheet,
+    Told,
+    at,
+    changed,
+    estimated,
+    figure,
+    in_percent,
+    plain,
+    sheet,
+)
 from pretrainrl_jax.report.contradictions import AGAIN
-from pretrainrl_jax.report.formats import Json, number, percent, signed, span, spread
+from pretrainrl_jax.report.formats import Json, number, percent, signed, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs
 from pretrainrl_jax.report.page import write_page
 from pretrainrl_jax.report.systems import Systems
@@ -79,28 +90,20 @@ def difference(base: Sequence[PairScore], other: Sequence[PairScore]) -> Differe
     return Difference(len(base), before, after, *bounds)
 
 
-def _share(name: str) -> Told:
-    return lambda system: Cell(percent(system[name], ""), span(system[f"{name}_interval"]))
-
-
 def _margin(system: Json) -> Cell | str:
     if system["reward_accuracy"] is None:  # of the base model, whose margins are 0
         return ""
     return Cell(signed(system["margin"]), " to ".join(signed(x, 1) for x in system["margin_interval"] or ()))
 
 
-def _change(system: Json) -> Cell | str:
-    return changed(Difference(**system["change"])) if "change" in system else ""
-
-
 COLUMNS: dict[str, Told] = {
-    "prefers\n%": _share("preference_accuracy"),
-    "reward\n%": _share("reward_accuracy"),
+    "prefers\n%": estimated(in_percent, of="preference_accuracy"),
+    "reward\n%": estimated(in_percent, of="reward_accuracy"),
     "margin\nnats": _margin,
     "text\nNLL": at(figure, "text_nll"),
     "device\ns": at(partial(figure, places=1), "device_seconds"),
 }
-CHANGE: dict[str, Told] = {"change, points": _change}  # a terminal has no room for it beside them
+CHANGE = {"change, points": at(changed, "change")}  # a terminal has no room for it beside them
 
 
 def table(summary: Json, known: Systems) -> str:

@@ -11,7 +11,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
 from pretrainrl_jax.knowledge.intervals import paired, wilson
 from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, estimated, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
@@ -31,13 +31,9 @@ class Measure(NamedTuple):
     places: int = 1
     share: bool = True  # told in %
 
-    def told(self, value: float | None) -> str:
+    def told(self, value: float) -> str:
         """A value without its unit."""
-        return decimals(None if value is None else self._scale * value, self.places)
-
-    def span(self, bounds: tuple[float, float] | None) -> str:
-        """An interval of values."""
-        return "–".join(map(self.told, bounds or ()))
+        return decimals(self._scale * value, self.places)
 
     def apart(self, apart: Json) -> Cell:
         """A difference and its interval, coloured where that does not hold zero: better, `up`, or worse."""
@@ -325,8 +321,7 @@ def headline(summary: Json) -> str:
 
 def measured(key: str) -> Told:
     """A column of one of `MEASURES`."""
-    measure = MEASURES[key]
-    return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
+    return estimated(MEASURES[key].told, of=key)
 
 
 TERMINAL: dict[str, Told] = {

@@ -13,10 +13,6 @@ UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next t
 PARTS = ("sampling", "judging", "waiting", "reference", "training")
 
 
-def _dropped(rules: Json) -> str:
-    return ", ".join(f"{rule} {n:,}" for rule, n in rules.items())
-
-
 RUNS = {
     "update": at(lambda update: UPDATES.get(update, ""), "update"),
     "candidates": at(", ".join, "candidates"),
@@ -24,7 +20,7 @@ RUNS = {
     "rollouts a prefix": at(lambda rollouts: count(rollouts) if rollouts else "", "rollouts"),
     "steps": at(count, "steps"),
     "documents": at(count, "documents"),
-    "left out": at(_dropped, "dropped"),
+    "left out": at(lambda rules: ", ".join(f"{rule} {n:,}" for rule, n in rules.items()), "dropped"),
     "ties": at(count, "ties"),
     "verdicts": at(count, "verdicts"),
     "sampler and trainer apart, nats": at(str, "apart"),
@@ -56,12 +52,9 @@ def _run(improved: Improved, name: str) -> Json:
 
 def _means(lines: list[Json]) -> Json:
     """The mean of each number that the steps of a method record."""
-    values: dict[str, list[float]] = {}
-    for line in lines:
-        for key in line:
-            if (value := number(line[key])) is not None:
-                values.setdefault(key, []).append(value)
-    return {key: float(np.mean(own)) for key, own in values.items()}
+    keys = dict.fromkeys(key for line in lines for key in line)
+    found = {key: [value for line in lines if (value := number(line.get(key))) is not None] for key in keys}
+    return {key: float(np.mean(values)) for key, values in found.items() if values}
 
 
 def _true(summary: Json, improved: Improved) -> Sheet:

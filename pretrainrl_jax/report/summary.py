@@ -5,8 +5,8 @@ from functools import partial
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, plain, sheet
-from pretrainrl_jax.report.formats import Json, decimals, number, percent, span
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, estimated, in_percent, plain, sheet
+from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.outcomes import common, difference, kept, trained
 from pretrainrl_jax.report.systems import Systems
 
@@ -135,7 +135,7 @@ def table(summary: Json, known: Systems) -> str:
 def systems(summary: Json, heads: Mapping[str, Cell]) -> Sheet:
     """The systems side by side, for a page; `heads` begin the rows."""
     columns: dict[str, Told] = {head: partial(shown, name=name) for head, name in (COLUMNS | MORE).items()}
-    columns["ACC"] = lambda system: Cell(shown(system, "acc"), span(system["acc_interval"]))
+    columns["ACC"] = estimated(in_percent, of="acc")
     rises, rows = forgetting(summary), []
     for name, system in summary["systems"].items():
         row = {"forgetting": rises.get(name), "prob_all": group_rate(system, "trained", "prob_all")}

@@ -162,17 +162,16 @@ def estimate(row: Row, name: str) -> Estimate | None:
 
 def on_front(rows: Sequence[Row]) -> list[bool]:
     """Of each trained row whether no other is as accurate and forgets no more, and better in one."""
-    points = [(estimate(row, "acc"), estimate(row, "forgetting")) for row in rows if row.system != "base"]
-    means = {(acc.mean, -rise.mean) for acc, rise in points if acc and rise}
-
-    def free(row: Row) -> bool:
-        acc, rise = estimate(row, "acc"), estimate(row, "forgetting")
-        if row.system == "base" or not acc or not rise:
-            return False
-        own = acc.mean, -rise.mean
-        return not any(other[0] >= own[0] and other[1] >= own[1] for other in means - {own})
-
-    return list(map(free, rows))
+    both = [(estimate(row, "acc"), estimate(row, "forgetting")) for row in rows]
+    points = [
+        (acc.mean, -rise.mean) if acc and rise and row.system != "base" else None
+        for row, (acc, rise) in zip(rows, both, strict=True)
+    ]
+    means = set(filter(None, points))
+    return [
+        own is not None and not any(acc >= own[0] and kept >= own[1] for acc, kept in means - {own})
+        for own in points
+    ]
 
 
 def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:

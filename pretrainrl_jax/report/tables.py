@@ -1,17 +1,29 @@
-"""Accuracy on trained facts, in their trained wording, by popularity, category and columns of a file."""
+"""Accuracy on parts of the trained facts, in their trained wording, and what training made worse."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, changed, count, sheet
-from pretrainrl_jax.report.formats import Json, brief, chance, percent, span
-from pretrainrl_jax.report.outcomes import Key, common, difference, popularity, right, trained
+from pretrainrl_jax.report import outcomes
+from pretrainrl_jax.report.columns import (
+    Cell,
+    Sheet,
+    Told,
+    changed,
+    compared,
+    count,
+    figure,
+    in_percent,
+    sheet,
+)
+from pretrainrl_jax.report.formats import Json, brief, chance, number
+from pretrainrl_jax.report.outcomes import Key, common, difference, popularity, right, trained, truth
 from pretrainrl_jax.report.systems import Systems
 
+SHOWN = 10  # questions whose truth lost most probability
 VALUES = 25  # categories, or values of a column, that are shown: those with the most questions
 
 
@@ -55,7 +67,8 @@ def _accuracy(own: Mapping[Key, Json], base: Mapping[Key, Json], keys: set[Key])
     hits = sum(map(right, inside.values()))
     apart = difference(common({key: base[key] for key in keys if key in base}, inside))
     tone = changed(apart).tone if apart else ""
-    return Cell(percent(hits / len(inside), ""), span(wilson(hits, len(inside))), tone)
+    interval = "–".join(map(in_percent, wilson(hits, len(inside)) or ()))
+    return Cell(in_percent(hits / len(inside)), interval, tone)
 
 
 def popularities(questions: dict[Key, Json], bins: int) -> list[tuple[str, set[Key]]]:
@@ -108,3 +121,49 @@ def examples(rows: list[Json], before: str, after: str) -> Sheet:
     }
     asked = [(str(row["question"] or ""), str(row["answer"] or ""), row) for row in rows]
     return sheet(columns, asked, "question", "truth")
+
+
+class Worse(NamedTuple):
+    """Every measure on which a system is below the base model beyond chance."""
+
+    found: list[tuple[str, str]]  # how much of what was measured fell
+    falls: Sheet  # sets of questions whose interval of the change lies below zero
+    lost: Sheet  # the `SHOWN` questions whose truth lost most probability
+
+
+def worse(before: Json, after: Json, divisions: Divisions, names: list[str]) -> Worse:
+    """What a system does worse than the base model: groups, parts of the trained facts, text, single truths.
+
+    From the evaluations of both, all parts of trained facts, and what the two are called.
+    """
+    old, new = outcomes.grouped(before), outcomes.grouped(after)
+    unseen = {key for key, asked in old["trained"].items() if asked.get("group") == "unseen"}
+    # A list: parts of popularity have one name where many facts have one popularity.
+    sets: list[tuple[str, set[Key]]] = [("trained facts unseen in pretraining", unseen)]
+    sets += [(f"{head} {part}", keys) for head, rows in divisions.items() for part, keys in rows]
+    pairs = [(name, common(old[group], new[group])) for group, name in outcomes.GROUPS.items()]
+    for name, keys in sets:
+        asked = {key: question for key, question in old["trained"].items() if key in keys}
+        pairs.append((name, common(asked, new["trained"])))
+    changes = [(name, apart) for name, two in pairs if (apart := difference(two))]
+    falls = [(name, apart) for name, apart in changes if apart.worse]
+    both = [two for group in ("trained", "held_out") for two in common(old[group], new[group])]
+    known = [(two, *map(truth, two)) for two in both]
+    moved = [(q - p, two) for two, p, q in known if p is not None and q is not None]
+    lost = sorted((item for item in moved if item[0] < 0), key=lambda item: item[0])
+    losses = [number(side.get("text_nll")) for side in (before, after)]
+    found: list[tuple[str, str]] = []
+    if changes:
+        of = f"{len(changes)} sets of questions (groups, popularity, categories)"
+        found.append(("accuracy lower beyond its 95 % interval", f"on {len(falls)} of {of}"))
+    if None not in losses:
+        found.append(("loss on held-out text, nats a token", " → ".join(map(figure, losses))))
+    if moved:
+        of = f"{len(moved):,} questions, trained and held out"
+        found.append(("truth less probable", f"in {len(lost):,} of {of}"))
+    heads = [f"{name}, %" for name in names]
+    return Worse(
+        found,
+        sheet(compared("questions", *heads, apart="change, points"), falls, "accuracy on"),
+        examples([outcomes.example(*two) for _, two in lost[:SHOWN]], *names),
+    )

@@ -17,8 +17,7 @@ from pretrainrl_jax.report.formats import brief
 from pretrainrl_jax.report.outcomes import changes, flips, grouped
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import VALUES, divided, divisions
-from pretrainrl_jax.report.worse import SHOWN, Worse, worse
+from pretrainrl_jax.report.tables import SHOWN, VALUES, Worse, divided, divisions, worse
 
 KNOWN = Systems(OBJECTIVES)
 
@@ -149,11 +148,10 @@ def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
     assert row[:4] == ["category river", "100", "50.0", "30.0"]
     assert row[4].startswith("−20.0 [")
     # Categories, trained and held-out facts. 20 of river, one of city, one held out: from 40 % to 1 %.
-    assert decline.words == [
-        "Accuracy is lower beyond its 95 % interval on 1 of 5 sets of questions "
-        "(groups, popularity, categories).",
-        "The loss on held-out text rose: from 1.500 to 1.750 nats a token.",
-        "The truth became less probable in 22 of 400 questions, trained and held out.",
+    assert [told for _, told in decline.found] == [
+        "on 1 of 5 sets of questions (groups, popularity, categories)",
+        "1.500 → 1.750",
+        "in 22 of 400 questions, trained and held out",
     ]
     assert len(decline.lost.rows) == SHOWN
 
@@ -163,7 +161,7 @@ def test_the_largest_loss_of_probability_comes_first() -> None:
     after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
     decline = fallen(before, after)
     assert [row[0].split()[-1] for row in decline.lost.texts()] == [f"{i}?" for i in range(29, 19, -1)]
-    assert decline.words[-1].startswith("The truth became less probable in 29 of 30 questions")
+    assert decline.found[-1][1].startswith("in 29 of 30 questions")
 
 
 def test_parts_of_one_popularity_are_sets_of_their_own() -> None:
@@ -178,16 +176,17 @@ def test_parts_of_one_popularity_are_sets_of_their_own() -> None:
     decline = fallen(*sides)
     fell = ["trained facts", "popularity 0 to 0", "popularity 0 to 0.0012"]
     assert [row[0] for row in decline.falls.texts()] == fell
-    assert "on 3 of 6 sets" in decline.words[0]
+    assert decline.found[0][1].startswith("on 3 of 6 sets")
 
 
 def test_nothing_worse() -> None:
     before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
     decline = fallen(before, after)
-    assert decline.words[0] == "Nothing that was measured of both got worse than the base model."
-    assert "on none of 2 sets" in decline.words[1]  # one category is no division; no text was measured
+    # One category is no division; no text was measured.
+    assert [told.split(" of ")[0] for _, told in decline.found] == ["on 0", "in 0"]
+    assert "on 0 of 2 sets" in decline.found[0][1]
     assert decline.falls.rows == decline.lost.rows == []
-    assert fallen({"system": "base"}, {"system": "ntp"}).words == []
+    assert fallen({"system": "base"}, {"system": "ntp"}).found == []
 
 
 # On the page

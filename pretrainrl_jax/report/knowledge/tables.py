@@ -6,7 +6,6 @@ Those of one row a system are data: columns, by `columns.sheet`.
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from pretrainrl_jax.knowledge.intervals import Difference
 from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import (
@@ -17,6 +16,7 @@ from pretrainrl_jax.report.columns import (
     at,
     changed,
     count,
+    estimated,
     figure,
     gain,
     in_percent,
@@ -29,7 +29,7 @@ from pretrainrl_jax.report.columns import (
     score,
     sheet,
 )
-from pretrainrl_jax.report.formats import Json, chance, percent, span
+from pretrainrl_jax.report.formats import Json, chance, percent
 from pretrainrl_jax.report.knowledge import theory
 from pretrainrl_jax.report.knowledge.figures import FALSEHOODS, OUTCOMES, answers, shown_as
 from pretrainrl_jax.report.outcomes import GROUPS, grouped, truth
@@ -214,17 +214,13 @@ def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
     return sheet(columns, [*states_before.items(), ("all after", sums)], "before")
 
 
-def _difference(told: Json) -> Cell:
-    return changed(Difference(**{name: told[name] for name in Difference._fields}), stacked=True)
-
-
 def reached(groups: Mapping[str, Json], before: str, after: str) -> Sheet:
     """Accuracy before and after in every group of questions."""
     columns: dict[str, Told] = {
         "number": at(count, "questions"),
-        f"{before}, %": lambda told: Cell(in_percent(told["before"]), span(told["before_interval"])),
-        f"{after}, %": lambda told: Cell(in_percent(told["after"]), span(told["after_interval"])),
-        "change, points": _difference,
+        f"{before}, %": estimated(in_percent, of="before"),
+        f"{after}, %": estimated(in_percent, of="after"),
+        "change, points": partial(changed, stacked=True),
     }
     return sheet(columns, [(GROUPS[group], told) for group, told in groups.items()], "questions")
 
