@@ -82,6 +82,11 @@ def rows_at(systems: Mapping[str, Json], heads: Mapping[str, Cell], *path: str) 
     return rows
 
 
+def texts(rows: Iterable[Sequence[str]], *heads: str) -> Sheet:
+    """A table of words alone."""
+    return Sheet([*heads], [[*map(Cell, row)] for row in rows], words=len(heads))
+
+
 def listed(columns: Mapping[str, Told], row: Any) -> list[tuple[str, str]]:
     """What columns show of one row, each with its head; those that show nothing are left out."""
     made = sheet(columns, [("", row)], "")

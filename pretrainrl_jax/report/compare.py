@@ -12,13 +12,12 @@ from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece
-from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, compared, figure, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet, texts
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, signed
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
-from pretrainrl_jax.report.knowledge.figures import columns, confident, flips, states
+from pretrainrl_jax.report.knowledge.figures import STATES, columns, confident, flips, states
 from pretrainrl_jax.report.knowledge.tables import FLIPPED
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
@@ -71,8 +70,8 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     both = {system: (asked[0][system], asked[1][system]) for system in shared}
     made = {
         **_sheets(both, [summary["systems"] for summary in summaries], known),
-        "Settings that differ": _list(_settings(a.config, b.config), "setting", "A", "B"),
-        "Signatures of failure that are new in B": _list(
+        "Settings that differ": texts(_settings(a.config, b.config), "setting", "A", "B"),
+        "Signatures of failure that are new in B": texts(
             _new(sides, (one, other), known), "system", "signature", "evidence"
         ),
     }
@@ -131,10 +130,6 @@ def _sheets(
         "States of knowledge of trained facts, A → B": sheet(KNOWLEDGE, sure, "system"),
         "Loss on text, and time": sheet(COSTS, costs, "system"),
     }
-
-
-def _list(rows: list[list[str]], *heads: str) -> Sheet:
-    return Sheet([*heads], [[*map(Cell, row)] for row in rows], words=len(heads))
 
 
 def _new(sides: tuple[Inputs, Inputs], workdirs: tuple[Path, Path], known: Systems) -> list[list[str]]:

@@ -13,7 +13,7 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
-from pretrainrl_jax.report.columns import Cell, Sheet
+from pretrainrl_jax.report.columns import Sheet, texts
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.drawing import data_address
 from pretrainrl_jax.report.formats import Json
@@ -26,14 +26,8 @@ from pretrainrl_jax.report.summary import noun, pair, summarise, systems
 from pretrainrl_jax.report.tables import divided, divisions, examples, worse
 from pretrainrl_jax.report.words import headline, reading
 
-MATCH_RULES = {
-    "exact": "normalised, the answer equals a true answer",
-    "contains": "normalised, the answer contains a true answer",
-}
 ASKED = {"sample": "Some", "beams": "k", "template": "not recorded", "match": "not recorded"}
 """Of how a run asked and judged what is said where it is not recorded."""
-
-FORMATS = ("decimals", "percent", "unmarked")
 
 
 def write_report(workdir: Path) -> Path:
@@ -81,7 +75,6 @@ def write_report(workdir: Path) -> Path:
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
         accuracies=divided(evaluations, known),
         asked=asked,
-        rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
         knowledge=knowledge_tables.section(summary, evaluations, known, shown),
         improved=of_improved,
@@ -148,7 +141,8 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({filter: getattr(formats, filter) for filter in FORMATS})
+    shown = ("decimals", "percent", "unmarked")
+    environment.filters.update({name: getattr(formats, name) for name in shown})
     environment.filters["isolated"] = Markup("<bdi>{}</bdi>").format
     return environment.get_template(name)
 
@@ -157,11 +151,11 @@ def settings(config: Json) -> Sheet:
     """The settings that differ from the default."""
     defaults = flat(resolved(Config()))
     rows = [
-        [Cell(name), Cell(text(value)), Cell(text(defaults[name]) if name in defaults else "")]
+        (name, text(value), text(defaults[name]) if name in defaults else "")
         for name, value in flat(config).items()
         if name not in defaults or value != defaults[name]
     ]
-    return Sheet(["setting", "value", "default"], rows, words=3)
+    return texts(rows, "setting", "value", "default")
 
 
 def text(value: Any) -> str:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
-from pretrainrl_jax.knowledge.intervals import Difference, paired
+from pretrainrl_jax.knowledge.intervals import Difference, mean_interval, paired, ratio_interval, sums
 from pretrainrl_jax.report import drawing
-from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
 from pretrainrl_jax.report.columns import (
     Cell,
     Sheet,
@@ -28,6 +27,7 @@ from pretrainrl_jax.report.page import write_page
 from pretrainrl_jax.report.systems import Systems
 
 SIDES = {"held_out": "held-out", "trained": "trained"}
+WORDS = ("prompt", "chosen", "rejected")
 
 
 def is_about_preferences(workdir: Path) -> bool:
@@ -53,7 +53,7 @@ def summarise(evaluations: Mapping[str, Json], dataset: str, model: str) -> Json
             "of": evaluation.get("of", "not recorded"),
             "preference_accuracy_interval": mean_interval(prompts, preferred, weights),
             "reward_accuracy_interval": mean_interval(prompts, rewarded, weights),
-            "margin_interval": bootstrap(prompts, weights, [pair.margin for pair in own]),
+            "margin_interval": ratio_interval(*sums(prompts, weights, [pair.margin for pair in own])),
             "text_nll": number(evaluation.get("text_nll")),
             "text": evaluation.get("text"),
             "device_seconds": number(evaluation.get("device_seconds")),
@@ -83,7 +83,7 @@ def difference(base: Sequence[PairScore], other: Sequence[PairScore]) -> Differe
     before, after = (measures(pairs)["preference_accuracy"] for pairs in (base, other))
     apart = [float(b.gap > 0) - float(a.gap > 0) for a, b in zip(base, other, strict=True)]
     prompts, weights = [pair.prompt for pair in base], [pair.weight for pair in base]
-    bounds = bootstrap(prompts, weights, apart) if any(apart) else None
+    bounds = ratio_interval(*sums(prompts, weights, apart)) if any(apart) else None
     if bounds is None:  # no pair flipped, or there is one prompt: what so few prompts leave open
         alike = paired([(True, True)] * len(set(prompts)))
         bounds = (alike.low, alike.high) if alike else (-1.0, 1.0)
@@ -157,9 +157,6 @@ def examples(before: Json, after: Json) -> Sheet | None:
     ]
     gaps: dict[str, Told] = {"gap before → after": lambda gaps: " → ".join(signed(gap, 1) for gap in gaps)}
     return sheet(gaps, rows, *WORDS)
-
-
-WORDS = ("prompt", "chosen", "rejected")
 
 
 def write_report(workdir: Path) -> Path:

@@ -30,10 +30,6 @@ class Row:
     seeds: dict[str, Json]  # by seed the system's part of summary.json, and its `forgetting`; or of `ALL`
     repeated: str = "seed"  # what is another one of the same: a seed, or an order of the same facts
 
-    def at(self, seed: str) -> Json | None:
-        """What was measured with a seed."""
-        return self.seeds.get(seed, self.seeds.get(ALL))
-
     def measured(self, name: str) -> list[float]:
         """A figure, of each seed that has it."""
         return [value for system in self.seeds.values() if (value := figure(system, name)) is not None]
@@ -125,7 +121,7 @@ def differences(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str
     lines = []
     for row, other in itertools.product(rows, [row for row in rows if row.system == method]):
         shared = row.values.keys() & other.values.keys()
-        both = [(row.at(seed), told) for seed, told in other.seeds.items()]
+        both = [(row.seeds.get(seed, row.seeds.get(ALL)), told) for seed, told in other.seeds.items()]
         apart = [100 * (told["acc"] - own["acc"]) for own, told in both if own]
         unlike = any(row.values[axis] != other.values[axis] for axis in shared)
         if row.system == method or unlike or len(apart) < 2:

@@ -106,16 +106,13 @@ def parts(questions: dict[Key, Json], value: Callable[[Json], Any]) -> list[tupl
 def examples(rows: list[Json], before: str, after: str) -> Sheet:
     """Questions with the answers of two systems, which have names; as `outcomes.example`."""
 
-    def said(when: str) -> Told:
-        def cell(row: Json) -> Cell:
-            hit = row[f"right_{when}"]
-            return Cell(f"{row[when] or 'nothing'} {'✓' if hit else '✗'}", tone="right" if hit else "wrong")
-
-        return cell
+    def said(when: str, row: Json) -> Cell:
+        hit = row[f"right_{when}"]
+        return Cell(f"{row[when] or 'nothing'} {'✓' if hit else '✗'}", tone="right" if hit else "wrong")
 
     columns: dict[str, Told] = {
-        f"{before} said": said("before"),
-        f"{after} said": said("after"),
+        f"{before} said": partial(said, "before"),
+        f"{after} said": partial(said, "after"),
         "fact is": lambda row: row["group"],
         "probability of the truth": lambda row: f"{chance(row['p_before'])} → {chance(row['p_after'])}",
     }
@@ -136,19 +133,16 @@ def worse(before: Json, after: Json, divisions: Divisions, names: list[str]) -> 
 
     From the evaluations of both, all parts of trained facts, and what the two are called.
     """
-    old, new = outcomes.grouped(before), outcomes.grouped(after)
-    unseen = {key for key, asked in old["trained"].items() if asked.get("group") == "unseen"}
+    shared, old, new = outcomes.shared(before, after), trained(before), trained(after)
+    unseen = {key for key, asked in old.items() if asked.get("group") == "unseen"}
     # A list: parts of popularity have one name where many facts have one popularity.
     sets: list[tuple[str, set[Key]]] = [("trained facts unseen in pretraining", unseen)]
     sets += [(f"{head} {part}", keys) for head, rows in divisions.items() for part, keys in rows]
-    pairs = [(name, common(old[group], new[group])) for group, name in outcomes.GROUPS.items()]
-    for name, keys in sets:
-        asked = {key: question for key, question in old["trained"].items() if key in keys}
-        pairs.append((name, common(asked, new["trained"])))
+    pairs = [(name, shared[group]) for group, name in outcomes.GROUPS.items()]
+    pairs += [(name, common({key: old[key] for key in old if key in keys}, new)) for name, keys in sets]
     changes = [(name, apart) for name, two in pairs if (apart := difference(two))]
     falls = [(name, apart) for name, apart in changes if apart.worse]
-    both = [two for group in ("trained", "held_out") for two in common(old[group], new[group])]
-    known = [(two, *map(truth, two)) for two in both]
+    known = [(two, *map(truth, two)) for two in shared["trained"] + shared["held_out"]]
     moved = [(q - p, two) for two, p, q in known if p is not None and q is not None]
     lost = sorted((item for item in moved if item[0] < 0), key=lambda item: item[0])
     losses = [number(side.get("text_nll")) for side in (before, after)]

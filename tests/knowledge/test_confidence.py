@@ -21,7 +21,7 @@ from pretrainrl_jax.knowledge.confidence import (
     reliability,
     risk_coverage,
 )
-from pretrainrl_jax.knowledge.state import margin, state_of
+from pretrainrl_jax.report.knowledge.figures import margin, state_of
 
 answered = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 0.55, 0.9, 1.0]), st.booleans()),

@@ -5,6 +5,7 @@ is of. Intervals of shares are Wilson's; of means, medians and areas a bootstrap
 of an older version does not tell is left out; what cannot be computed, such as a mean of nothing, is null.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,13 +17,21 @@ from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.knowledge import confidence as measures
 from pretrainrl_jax.knowledge.abstention import Verdict, agreement, score, two_agree
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.knowledge.state import STATES, margin, state_of
 from pretrainrl_jax.report import outcomes
 from pretrainrl_jax.report.formats import Json, number
-from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, right, truth
+from pretrainrl_jax.report.outcomes import Pairs, difference, grouped, right, truth
 
 SETS = ("trained", "held_out")
 """The groups of questions that are told one by one."""
+
+STATES = {
+    "knows": "its most probable answer is right, and at least as probable as not",
+    "unsure": "its most probable answer is right, and less probable than that",
+    "misled": "its most probable answer is wrong, and at least as probable as not",
+    "in reach": "its most probable answer is wrong, and a true one is among its beams",
+    "unknown": "none of these: no true answer is among its beams",
+}
+SURE = 0.5  # the confidence from which an answer is believed: more probable than everything else together
 
 OUTCOMES = ("right", "wrong", "abstained")
 HALF = 0.5
@@ -107,6 +116,25 @@ def states(questions: Sequence[Json]) -> Json:
     """The share of every state of knowledge, all of `STATES`."""
     counts = Counter(map(state_of, questions))
     return {state: share([True] * counts[state], len(questions)) for state in STATES}
+
+
+def state_of(question: Json) -> str:
+    """One of `STATES`, of a question of an evaluation (it has `confidence`)."""
+    sure = question["confidence"] >= SURE
+    if question["best_right"]:
+        return "knows" if sure else "unsure"
+    if sure:
+        return "misled"
+    return "in reach" if question["rank"] else "unknown"
+
+
+def margin(question: Json) -> float | None:
+    """How much more probable what is true is than the strongest falsehood: log of their ratio, nats.
+
+    None where no falsehood was found among the beams, or one of the two has no probability at all.
+    """
+    truth, falsehood = question.get("p_aliases"), question.get("p_falsehood")
+    return math.log(truth / falsehood) if truth and falsehood else None
 
 
 def calibration(sure: np.ndarray, hits: np.ndarray) -> Json:
@@ -304,8 +332,7 @@ def zero(values: np.ndarray) -> float:
 
 def changes(before: Json, after: Json) -> Json:
     """A system's part of summary.json on what its training changed, from its evaluation and the base's."""
-    old, new = grouped(before), grouped(after)
-    pairs = {group: common(old[group], new[group]) for group in GROUPS}
+    pairs = outcomes.shared(before, after)
     told: Json = {"flips": {name: flips(pairs[name]) for name in SETS if pairs[name]}, "groups": {}}
     for group, asked in pairs.items():
         if apart := difference(asked):

@@ -6,7 +6,6 @@ Those of one row a system are data: columns, by `columns.sheet`.
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import (
     Cell,
@@ -31,7 +30,7 @@ from pretrainrl_jax.report.columns import (
 )
 from pretrainrl_jax.report.formats import Json, chance, percent
 from pretrainrl_jax.report.knowledge import theory
-from pretrainrl_jax.report.knowledge.figures import FALSEHOODS, OUTCOMES, answers, shown_as
+from pretrainrl_jax.report.knowledge.figures import FALSEHOODS, OUTCOMES, STATES, answers, shown_as
 from pretrainrl_jax.report.outcomes import GROUPS, grouped, truth
 from pretrainrl_jax.report.summary import noun
 from pretrainrl_jax.report.systems import Systems
