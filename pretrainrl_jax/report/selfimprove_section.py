@@ -10,6 +10,7 @@ from pretrainrl_jax.report.formats import Json, number, spread
 from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, measured, shown
 
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
+TONES = {"chosen": "right", "rejected": "wrong"}
 PARTS = ("sampling", "judging", "waiting", "reference", "training")
 
 
@@ -84,17 +85,13 @@ def _against(systems: dict[str, Json]) -> Sheet:
     return sheet(columns, rows, "system", "less")
 
 
-def _role(candidate: Json) -> Cell:
-    role = str(candidate.get("role") or "")
-    return Cell(role, tone={"chosen": "right", "rejected": "wrong"}.get(role, ""))
-
-
 def _document(document: Json) -> Json:
     """A document with the table of its candidates by their scores, best first."""
     every = sorted(document.get("candidates") or [], key=lambda c: -(number(c.get("score")) or 0))
     parts = dict.fromkeys(part for candidate in every for part in candidate.get("parts") or {})
     columns: dict[str, Told] = {"score": at(figure, "score")}
-    columns |= {part: at(figure, "parts", part) for part in parts} | {"was": _role}
+    columns |= {part: at(figure, "parts", part) for part in parts}
+    columns["was"] = at(lambda role: Cell(str(role), tone=TONES.get(str(role), "")), "role")
     rows = [(str(each.get("kind") or ""), str(each.get("text") or "no text"), each) for each in every]
     told = {key: str(document.get(key, "")) for key in ("step", "name", "prefix")}
     return told | {"candidates": sheet(columns, rows, "candidate", "text", nothing="")}
