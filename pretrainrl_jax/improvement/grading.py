@@ -8,7 +8,7 @@ from pretrainrl_jax.improvement.labels import SAFE, Labelled
 from pretrainrl_jax.judging.prompts import read_verdict
 from pretrainrl_jax.judging.protocol import Case, JudgeError
 from pretrainrl_jax.judging.rewriting import last_words, read_rewrite
-from pretrainrl_jax.report.bootstrap import mean_interval
+from pretrainrl_jax.knowledge.intervals import mean_interval
 
 MALFORMED = "malformed"
 VERDICTS = ("right", "wrong", MALFORMED)  # what comes of a judge's output

@@ -13,7 +13,7 @@ import numpy as np
 from pretrainrl_jax.judge_bench.labelled import Item
 from pretrainrl_jax.judging.parts import Answer, Texts, worth
 from pretrainrl_jax.judging.prompts import Prompt, fences_of
-from pretrainrl_jax.report.bootstrap import mean_interval
+from pretrainrl_jax.knowledge.intervals import mean_interval
 
 Json = dict[str, Any]
 EQUAL = 1e-9  # scores of the same verdicts, rounded otherwise

@@ -21,19 +21,6 @@ BINS = 15  # of equal width, as calibration is usually reported
 SMALLEST = 1e-7  # probabilities are kept this far from 0 and 1 where their logarithm is taken
 
 
-class Scored(NamedTuple):
-    """Answers given above a threshold; all but the score are shares of all questions."""
-
-    threshold: float
-    penalty: float  # of a mistake
-    answered: float
-    right: float
-    wrong: float
-    abstained: float
-    score: float  # mean over questions: right 1, abstained 0, wrong -penalty
-    accuracy: float | None  # of the answered; None where nothing is answered
-
-
 class Bin(NamedTuple):
     """Questions of like confidence."""
 
@@ -50,20 +37,6 @@ def penalty_of(threshold: float) -> float:
     if not 0 <= threshold < 1:
         raise ValueError(f"a confidence threshold lies in [0, 1): {threshold}")
     return threshold / (1 - threshold)
-
-
-def at_threshold(confidence: Array, right: Array, threshold: float, penalty: float | None = None) -> Scored:
-    """Answer where the confidence is above the threshold, abstain elsewhere.
-
-    At threshold 0 whatever has any probability is answered. `penalty` is t / (1 - t) unless it is given.
-    """
-    penalty = penalty_of(threshold) if penalty is None else penalty
-    confidence, right = _columns(confidence, right)
-    answers = confidence > threshold
-    answered, hits, wrong = (_mean(some) for some in (answers, answers & right, answers & ~right))
-    accuracy = hits / answered if answered else None
-    score = hits - penalty * wrong
-    return Scored(threshold, penalty, answered, hits, wrong, 1 - answered, score, accuracy)
 
 
 def risk_coverage(confidence: Array, right: Array) -> tuple[Array, Array]:
@@ -121,12 +94,6 @@ def areas(confidence: Array, right: Array) -> Callable[..., Array]:
         return (sums.sum(1) / rows.shape[1]).reshape(drawn.shape[:-1])
 
     return of_places
-
-
-def ideal_area(right: Array) -> float:
-    """The least area that any order of these answers can have: all right ones before all wrong ones."""
-    right = np.asarray(right, bool)
-    return area_under_risk_coverage(right.astype(float), right)
 
 
 def reliability(confidence: Array, right: Array, bins: int = BINS) -> list[Bin]:
@@ -215,7 +182,3 @@ def _columns(confidence: Array, right: Array) -> tuple[Array, Array]:
     if not ((confidence >= 0) & (confidence <= 1)).all():
         raise ValueError("a confidence lies in [0, 1]")
     return confidence, right
-
-
-def _mean(values: Array) -> float:
-    return float(np.mean(values)) if len(values) else 0.0

@@ -6,7 +6,7 @@ not at hand, as in files of older versions.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,11 +78,9 @@ def probability_without_accuracy(seen: Seen) -> str:
     """
     trained = seen.asked.get("trained", ())
     answers = _accuracy(trained)
-    hits = [np.array([bool(side.get("rank")) for side in column]) for column in _sides(trained)]
+    hits = _columns(trained, lambda q: bool(q.get("rank")), bool)
     # Older versions tell the canonical answer's probability alone.
-    p = [
-        np.array([q.get("p_aliases", q.get("p_truth")) for q in column], float) for column in _sides(trained)
-    ]
+    p = _columns(trained, lambda q: q.get("p_aliases", q.get("p_truth")), float)
     if not answers or min(hit.sum() for hit in hits) < FEWEST or np.isnan(p).any():
         return ""
 
@@ -127,7 +125,7 @@ def swallowed_category(seen: Seen) -> str:
         categories[str(pair[1].get("category") or "")].append(pair)
     swallowed: list[tuple[Difference, str, str]] = []
     for category, pairs in categories.items():
-        (_, before), (answer, after) = map(_commonest_wrong, _sides(pairs))
+        (_, before), (answer, after) = map(_commonest_wrong, zip(*pairs, strict=True))
         spread, share = paired(zip(before, after, strict=True)), wilson(sum(after), len(after))
         if len(pairs) >= FEWEST and spread and spread.low > 0 and share and share[0] > SWALLOWED:
             swallowed.append((spread, category, answer))
@@ -162,9 +160,8 @@ def overconfidence(seen: Seen) -> str:
 
 
 def _overconfident(pairs: Pairs, group: str) -> str:
-    sides = _sides(pairs)
-    sure = [np.clip(np.array([q.get("confidence") for q in column], float), 0, 1) for column in sides]
-    right = [np.array([bool(q.get("best_right")) for q in column]) for column in sides]
+    sure = [column.clip(0, 1) for column in _columns(pairs, lambda q: q.get("confidence"), float)]
+    right = _columns(pairs, lambda q: bool(q.get("best_right")), bool)
     if np.isnan(sure).any():
         return ""
 
@@ -261,8 +258,9 @@ def of_mining(statistics: Json) -> list[Signature]:
     return [Signature(name, "base", "; ".join(said), OF_MINING[name]) for name, said in named.items() if said]
 
 
-def _sides(pairs: Pairs) -> tuple[list[Json], list[Json]]:
-    return [before for before, _ in pairs], [after for _, after in pairs]
+def _columns(pairs: Pairs, told: Callable[[Json], Any], dtype: type) -> list[np.ndarray]:
+    """What is told of each question, before and after, [questions] each; what nothing is known of is NaN."""
+    return [np.array([told(pair[side]) for pair in pairs], dtype) for side in (0, 1)]
 
 
 def _commonest_wrong(asked: Sequence[Json]) -> tuple[str, list[bool]]:

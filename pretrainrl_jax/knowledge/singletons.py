@@ -81,7 +81,7 @@ class Counter:
     def __init__(self, facts: Sequence[Fact]) -> None:
         self._statements = Statements(facts)
         self._occurrences = dict.fromkeys((fact.question for fact in facts), 0)
-        self._texts = self._characters = self._false = self._unknown = 0
+        self._about = [0, 0, 0, 0]  # texts, characters, false statements, those of unknown subjects
 
     def find(self, text: str) -> tuple[dict[str, int], int, int]:
         """Statements in a text: by prompt, false ones, and of unknown subjects."""
@@ -96,12 +96,10 @@ class Counter:
         """Count a text, of what `find` found in it."""
         for question, count in prompts.items():
             self._occurrences[question] += count
-        self._texts += 1
-        self._characters += characters
-        self._false += false
-        self._unknown += unknown
+        seen = 1, characters, false, unknown
+        self._about = [before + now for before, now in zip(self._about, seen, strict=True)]
 
     def counts(self, source: str) -> Counts:
         """What was counted so far."""
-        about = self._texts, self._characters, self._false, self._unknown
-        return Counts(source, dict(self._occurrences), *about)
+        texts, characters, false, unknown = self._about
+        return Counts(source, dict(self._occurrences), texts, characters, false, unknown)

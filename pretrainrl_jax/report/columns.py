@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from pretrainrl_jax.knowledge.intervals import Difference
-from pretrainrl_jax.report.formats import Json, bounds, chance, change, decimals, number, percent, signed
+from pretrainrl_jax.report.formats import Json, chance, decimals, number, percent, signed
 
 
 class Cell(NamedTuple):
@@ -71,6 +71,22 @@ def sheet(
     return Sheet([heads[i] for i in kept], shown, count)
 
 
+def rows_at(systems: Mapping[str, Json], heads: Mapping[str, Cell], *path: str) -> list[tuple[Cell, Any]]:
+    """A row of each system that has something at a path, begun by its head; of a list, a row of each item."""
+    rows: list[tuple[Cell, Any]] = []
+    for name, told in systems.items():
+        found: Any = told
+        for key in path:
+            found = (found or {}).get(key)
+        rows += [(heads[name], each) for each in (found if isinstance(found, list) else [found]) if each]
+    return rows
+
+
+def texts(rows: Iterable[Sequence[str]], *heads: str) -> Sheet:
+    """A table of words alone."""
+    return Sheet([*heads], [[*map(Cell, row)] for row in rows], words=len(heads))
+
+
 def listed(columns: Mapping[str, Told], row: Any) -> list[tuple[str, str]]:
     """What columns show of one row, each with its head; those that show nothing are left out."""
     made = sheet(columns, [("", row)], "")
@@ -90,30 +106,34 @@ def at(told: Told, *path: str | int) -> Told:
     return column
 
 
-# Estimates, as `knowledge.figures` describes them, with their intervals below them
+# Estimates, with their intervals below them
 
 
-def _estimate(told: Callable[[float], str], between: str, toned: bool = False) -> Told:
-    """How an estimate is shown; toned, it is coloured where its interval does not hold zero."""
+def estimated(told: Callable[[float], str], between: str = "–", toned: bool = False, of: str = "") -> Told:
+    """How an estimate is shown; toned, it is coloured where its interval does not hold zero.
 
-    def cell(estimate: Json) -> Cell | str:
-        if estimate["value"] is None:
+    It is as `knowledge.figures` describes it, or what a row has `of` a name, as NAME and NAME_interval.
+    """
+    value, interval = (of, f"{of}_interval") if of else ("value", "interval")
+
+    def cell(row: Json) -> Cell | str:
+        if row.get(value) is None:
             return ""
-        low, high = estimate["interval"] or (0.0, 0.0)
+        low, high = row.get(interval) or (0.0, 0.0)
         tone = "down" if high < 0 else "up" if low > 0 else ""
-        bounds = between.join(map(told, estimate["interval"] or ()))
-        return Cell(told(estimate["value"]), bounds, tone if toned else "")
+        bounds = between.join(map(told, row.get(interval) or ()))
+        return Cell(told(row[value]), bounds, tone if toned else "")
 
     return cell
 
 
 in_percent = partial(percent, unit="")  # a bare rate
-rate = _estimate(in_percent, "–")
-likelihood = _estimate(chance, "–")  # a probability, which may be small
-nats = _estimate(signed, " to ")  # a difference of log-probabilities
-area = _estimate(partial(decimals, places=3), "–")  # a number of no unit that is not negative
-score = _estimate(partial(signed, places=3), " to ")
-gain = _estimate(partial(signed, places=3), " to ", toned=True)  # of scores
+rate = estimated(in_percent)
+likelihood = estimated(chance)  # a probability, which may be small
+nats = estimated(signed, " to ")  # a difference of log-probabilities
+area = estimated(partial(decimals, places=3))  # a number of no unit that is not negative
+score = estimated(partial(signed, places=3), " to ")
+gain = estimated(partial(signed, places=3), " to ", toned=True)  # of scores
 
 
 def figure(value: object, places: int = 3) -> str:
@@ -131,12 +151,16 @@ def p_value(value: float, least: float = 0.0001) -> str:
     return f"<{least:g}" if value < least else decimals(value, 4 if value < 0.01 else 3)
 
 
-def changed(apart: Difference, stacked: bool = False) -> Cell:
-    """A difference of rates in points, with its interval, coloured where that does not hold zero."""
+def changed(apart: Difference | Json, stacked: bool = False) -> Cell:
+    """A difference of rates in points, with its interval, coloured where that does not hold zero.
+
+    It may be as summary.json has it, beside other things.
+    """
+    if isinstance(apart, dict):
+        apart = Difference(*(apart[name] for name in Difference._fields))
     tone = "down" if apart.worse else "up" if apart.clear else ""
-    if stacked:
-        return Cell(signed(100 * apart.rate, 1), bounds(apart), tone)
-    return Cell(change(apart), tone=tone)
+    rise, low, high = (signed(100 * rate, 1) for rate in (apart.rate, apart.low, apart.high))
+    return Cell(rise, f"{low} to {high}", tone) if stacked else Cell(f"{rise} [{low} to {high}]", tone=tone)
 
 
 def compared(questions: str, before: str, after: str, apart: str) -> dict[str, Told]:
@@ -154,12 +178,9 @@ def compared(questions: str, before: str, after: str, apart: str) -> dict[str, T
 
 def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Heads and rows as Markdown; a cell's bars and line breaks do not end it."""
-    lines = ["| " + " | ".join(map(_cell, cells)) + " |\n" for cells in (heads, *rows)]
-    return "".join([lines[0], "|---" * len(heads) + "|\n", *lines[1:]])
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    cells = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in (heads, *rows)]
+    head, *lines = [f"| {' | '.join(row)} |\n" for row in cells]
+    return "".join([head, "|---" * len(heads) + "|\n", *lines])
 
 
 def grid(texts: Mapping[str, int | None], numbers: Iterable[str], rows: Iterable[Iterable[str]]) -> Grid:

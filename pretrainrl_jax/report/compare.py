@@ -12,13 +12,12 @@ from pretrainrl_jax.atomic import write_text
 from pretrainrl_jax.config.stored import flat
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, brier, ece
-from pretrainrl_jax.knowledge.state import STATES
 from pretrainrl_jax.report import mining
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, compared, figure, in_percent, plain, sheet
+from pretrainrl_jax.report.columns import Sheet, Told, at, compared, figure, in_percent, plain, sheet, texts
 from pretrainrl_jax.report.contradictions import contradictions
 from pretrainrl_jax.report.formats import Json, signed
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
-from pretrainrl_jax.report.knowledge.figures import columns, confident, flips, states
+from pretrainrl_jax.report.knowledge.figures import STATES, columns, confident, flips, states
 from pretrainrl_jax.report.knowledge.tables import FLIPPED
 from pretrainrl_jax.report.outcomes import (
     GROUPS,
@@ -59,7 +58,7 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     """
     sides = a, b = read_inputs(one), read_inputs(other)
     summaries = [summarise(side.evaluations, *describe(side.config)) for side in sides]
-    asked = [{e["system"]: grouped(e) for e in side.evaluations} for side in sides]
+    asked = [{name: grouped(own) for name, own in side.evaluations.items()} for side in sides]
     known = Systems({**b.known.objectives, **a.known.objectives})
     shared = sorted({*asked[0]} & {*asked[1]}, key=known.place)
     if not shared:
@@ -71,8 +70,8 @@ def read_comparison(one: Path, other: Path) -> Comparison:
     both = {system: (asked[0][system], asked[1][system]) for system in shared}
     made = {
         **_sheets(both, [summary["systems"] for summary in summaries], known),
-        "Settings that differ": _list(_settings(a.config, b.config), "setting", "A", "B"),
-        "Signatures of failure that are new in B": _list(
+        "Settings that differ": texts(_settings(a.config, b.config), "setting", "A", "B"),
+        "Signatures of failure that are new in B": texts(
             _new(sides, (one, other), known), "system", "signature", "evidence"
         ),
     }
@@ -81,7 +80,10 @@ def read_comparison(one: Path, other: Path) -> Comparison:
             f"{one} and {other} have no question in common: compare workdirs of the same data set and split"
         )
     seeds = [side.config.get("seed", "not recorded") for side in sides]
-    wrong = [f"{sentence}." for sentence in contradictions([*a.evaluations, *b.evaluations], known)]
+    wrong = [
+        f"{sentence}."
+        for sentence in contradictions([*a.evaluations.values(), *b.evaluations.values()], known)
+    ]
     return Comparison(
         [one.resolve().name, other.resolve().name],
         [f"{s['dataset']}, {s['model']}, seed {n}" for s, n in zip(summaries, seeds, strict=True)],
@@ -128,10 +130,6 @@ def _sheets(
         "States of knowledge of trained facts, A → B": sheet(KNOWLEDGE, sure, "system"),
         "Loss on text, and time": sheet(COSTS, costs, "system"),
     }
-
-
-def _list(rows: list[list[str]], *heads: str) -> Sheet:
-    return Sheet([*heads], [[*map(Cell, row)] for row in rows], words=len(heads))
 
 
 def _new(sides: tuple[Inputs, Inputs], workdirs: tuple[Path, Path], known: Systems) -> list[list[str]]:

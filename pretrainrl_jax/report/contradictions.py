@@ -1,6 +1,6 @@
 """Numbers of an evaluation that cannot all be true: what a reader is told before anything else."""
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
 from pretrainrl_jax.report.formats import Json, decimals, number, percent
 from pretrainrl_jax.report.outcomes import trained, truth
@@ -10,7 +10,7 @@ UNLIKELY = 0.25  # share of right answers that may look less probable than a wro
 AGAIN = "remove its file in evaluations/ and run `evaluate` again"  # what is finished is skipped
 
 
-def contradictions(evaluations: Sequence[Json], known: Systems) -> list[str]:
+def contradictions(evaluations: Collection[Json], known: Systems) -> list[str]:
     """A sentence on each thing that is wrong with the evaluations; none where their numbers fit together.
 
     One answer has one probability, whether beam search found it or it was teacher-forced. Where the first
@@ -27,7 +27,7 @@ def contradictions(evaluations: Sequence[Json], known: Systems) -> list[str]:
     return sentences
 
 
-def other_texts(evaluations: Sequence[Json], known: Systems) -> list[str]:
+def other_texts(evaluations: Collection[Json], known: Systems) -> list[str]:
     """A sentence where the text loss of some systems of a workdir is of other texts than that of one."""
     measured = [e for e in evaluations if e.get("texts") and number(e.get("text_nll")) is not None]
     others = [known.label(str(e["system"])) for e in measured if e["texts"] != measured[0]["texts"]]

@@ -8,8 +8,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pretrainrl_jax.knowledge.intervals import Difference
-
 Json = dict[str, Any]
 
 
@@ -49,11 +47,6 @@ def spread(items: list[Any], count: int = 10) -> list[Any]:
     return [items[i * len(items) // shown] for i in range(shown)]
 
 
-def span(interval: tuple[float, float] | list[float] | None) -> str:
-    """An interval of rates, in points."""
-    return "" if interval is None else f"{100 * interval[0]:.1f}–{100 * interval[1]:.1f}"
-
-
 def duration(seconds: float | None) -> str:
     """A time in the units a reader thinks in."""
     if seconds is None or seconds < 60:
@@ -68,16 +61,6 @@ def brief(value: float) -> str:
         millions = value / 1e6
         return f"{millions:,.0f} million" if abs(millions) >= 99.5 else f"{millions:.3g} million"
     return f"{value:,.0f}" if abs(value) >= 9.95 else f"{value:.2g}"
-
-
-def change(apart: Difference) -> str:
-    """A difference of rates and its interval, in points."""
-    return f"{signed(100 * apart.rate, 1)} [{bounds(apart)}]"
-
-
-def bounds(apart: Difference) -> str:
-    """The interval of a difference, in points."""
-    return f"{signed(100 * apart.low, 1)} to {signed(100 * apart.high, 1)}"
 
 
 def unmarked(text: str) -> Markup:

@@ -17,7 +17,7 @@ class Inputs(NamedTuple):
 
     config: Json
     known: Systems
-    evaluations: list[Json]  # in the order in which systems are told
+    evaluations: dict[str, Json]  # by system, in the order in which they are told
     metrics: list[Json]  # lines of metrics.jsonl
     finished: dict[str, Json]  # what each finished stage noted
     shape: Json  # of the base model; empty where it is not recorded
@@ -27,7 +27,8 @@ def read_inputs(workdir: Path, evaluated: bool = True) -> Inputs:
     """What a workdir holds; with `evaluated`, systems that were evaluated.
 
     Raises:
-        InputError: if it is no folder, has no configuration or no such system, or a file cannot be read.
+        InputError: if it is no folder, has no configuration or no such system, or a file cannot be read or
+            is not of one system alone.
     """
     if not workdir.is_dir():
         raise InputError(f"{workdir} is no folder: name a workdir whose systems are evaluated")
@@ -35,13 +36,21 @@ def read_inputs(workdir: Path, evaluated: bool = True) -> Inputs:
     described, finished = (read_json(path) if path.exists() else {} for path in paths)
     shape = described.get("shape")
     config, known = read_config(workdir)
-    evaluations = [read_json(path) for path in sorted((workdir / "evaluations").glob("*.json"))]
+    evaluations: dict[str, Json] = {}
+    for path in sorted((workdir / "evaluations").glob("*.json")):
+        evaluation = read_json(path)
+        system = evaluation.get("system")
+        if not isinstance(system, str) or not system:
+            raise InputError(f"{path} does not name its system")
+        if system in evaluations:
+            raise InputError(f"{path} is a second evaluation of the system {system}: remove one of the two")
+        evaluations[system] = evaluation
     if evaluated and not evaluations:
         raise InputError(f"{workdir / 'evaluations'} holds no evaluation: run evaluate before report")
     return Inputs(
         config,
         known,
-        sorted(evaluations, key=lambda e: known.place(str(e.get("system")))),
+        {system: evaluations[system] for system in sorted(evaluations, key=known.place)},
         read_metrics(workdir / "metrics.jsonl"),
         {stage: notes for stage, notes in finished.items() if isinstance(notes, dict)},
         shape if isinstance(shape, dict) else {},
@@ -86,7 +95,7 @@ def read_metrics(path: Path) -> list[Json]:
     """The lines of metrics.jsonl; none without the file. A last line cut off by an interrupt is left out."""
     if not path.exists():
         return []
-    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
     metrics = []
     for index, line in enumerate(lines):
         try:

@@ -5,18 +5,26 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.atomic import write_bytes, write_text
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, figure, in_percent, markdown, plain, sheet
+from pretrainrl_jax.report.columns import (
+    Cell,
+    Sheet,
+    Told,
+    at,
+    figure,
+    in_percent,
+    markdown,
+    plain,
+    rate,
+    sheet,
+)
 from pretrainrl_jax.report.drawing import LOOKS, PNG, SVG, canvas, data_address, painted
-from pretrainrl_jax.report.formats import Json, decimals, percent, span
+from pretrainrl_jax.report.formats import Json, decimals, percent
 from pretrainrl_jax.report.page import template
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def write_judges(workdir: Path, told: Json) -> Path:
@@ -25,12 +33,12 @@ def write_judges(workdir: Path, told: Json) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "judges.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
     write_text(folder / "judges.md", in_markdown(told))
-    drawn = picture(told)
-    write_bytes(folder / "judges.png", painted(drawn, PNG))
+    png, svg = picture(told)
+    write_bytes(folder / "judges.png", png)
     parts = {part: rows for part in told["items"] if (rows := rows_of(told, part))}
     page = template("judges.html.j2").render(
         told=told,
-        picture=data_address(painted(drawn, SVG)),
+        picture=data_address(svg),
         parts=parts,
         sheets={part: _sheet(COLUMNS, rows) for part, rows in parts.items()},
         agreement={part: _agreement(rows, told["agreement"][part]) for part, rows in parts.items()},
@@ -55,7 +63,7 @@ def obeyed(ways: Iterable[Json]) -> str:
 
 
 COLUMNS: dict[str, Told] = {
-    "right\n%": lambda row: Cell(in_percent(row["right"]), span(row["interval"])),
+    "right\n%": lambda row: rate({"value": row["right"], "interval": row["interval"]}),
     "κ": at(partial(figure, places=2), "kappa"),
     "ranks\n%": at(in_percent, "ranks"),
     "none\n%": lambda row: in_percent(row["undecided"]) if row["undecided"] else "",
@@ -119,8 +127,8 @@ def _attacked(told: Json) -> Sheet | None:
     return _sheet(columns, rows) if rows else None
 
 
-def picture(told: Json) -> "Figure":
-    """The accuracy of each row with its interval, and that of one verdict for all."""
+def picture(told: Json) -> tuple[bytes, bytes]:
+    """The accuracy of each row with its interval, and that of one verdict for all: as PNG and SVG."""
     rows = [row for part in told["items"] for row in rows_of(told, part)]
     judges = dict.fromkeys(row["judge"] for row in rows)
     with canvas(8.0, 0.34 * len(rows) + 1.5) as figure:
@@ -137,4 +145,4 @@ def picture(told: Json) -> "Figure":
         axes.set_yticks(range(len(rows)), [f"{row['part']}: {row['prompt']}" for row in rows])
         axes.set(xlim=(0, 100), ylim=(len(rows) - 0.4, -0.6), xlabel="verdicts that are right, %")
         figure.legend(loc="outside lower center", ncols=3, fontsize=10)
-        return figure
+        return painted(figure, PNG), painted(figure, SVG)

@@ -29,14 +29,14 @@ class Mined(NamedTuple):
     """What a workdir holds of mining."""
 
     statistics: Json | None  # of the base model's negatives; None where there are none
-    rounds: dict[str, dict[int, Json]]  # by system and number: what was mined again while it trained
+    rounds: dict[str, dict[str, Json]]  # by system and number: what was mined again while it trained
 
 
 def read(folder: Path) -> Mined:
     """The statistics under a workdir's `mined`. Raises InputError if a file of them cannot be read."""
-    rounds: dict[str, dict[int, Json]] = {}
+    rounds: dict[str, dict[str, Json]] = {}
     for path in sorted(folder.glob("*/round*.json"), key=lambda path: (len(path.stem), path.stem)):
-        rounds.setdefault(path.parent.name, {})[int(path.stem.removeprefix("round"))] = read_json(path)
+        rounds.setdefault(path.parent.name, {})[path.stem.removeprefix("round")] = read_json(path)
     described = folder / "statistics.json"
     return Mined(read_json(described) if described.is_file() else None, rounds)
 
@@ -142,12 +142,6 @@ ROUND_COLUMNS: dict[str, Told] = {"negatives": at(count, "negatives"), **SHARED,
 def rounds(mined: Mined, known: Systems) -> list[tuple[str, Sheet]]:
     """Of each system that mined again, its rounds below the base model's negatives."""
     first = [("base model", mined.statistics)] if mined.statistics else []
-    return [
-        (
-            known.label(system),
-            sheet(
-                ROUND_COLUMNS, [*first, *((str(n), own) for n, own in mined.rounds[system].items())], "round"
-            ),
-        )
-        for system in sorted(mined.rounds, key=known.place)
-    ]
+    told = sorted(mined.rounds.items(), key=lambda item: known.place(item[0]))
+    rows = [(known.label(system), [*first, *own.items()]) for system, own in told]
+    return [(label, sheet(ROUND_COLUMNS, own, "round")) for label, own in rows]

@@ -80,6 +80,12 @@ def difference(pairs: Iterable[tuple[Json, Json]]) -> Difference | None:
     return paired((right(one), right(other)) for one, other in pairs)
 
 
+def shared(before: Json, after: Json) -> dict[str, Pairs]:
+    """The questions of each of `GROUPS` that both systems were asked."""
+    old, new = grouped(before), grouped(after)
+    return {group: common(old[group], new[group]) for group in GROUPS}
+
+
 def flips(pairs: Pairs) -> tuple[Pairs, Pairs]:
     """The questions only the second got right, and those only the first did, least popular first."""
     ranked = sorted(pairs, key=lambda two: popularity(two[0]))
@@ -89,8 +95,7 @@ def flips(pairs: Pairs) -> tuple[Pairs, Pairs]:
 
 def kept(before: Json, after: Json) -> Json:
     """Of the head's facts that one system answers rightly the other's accuracy, and how many they are."""
-    pairs = common(grouped(before)["head"], grouped(after)["head"])
-    known = [right(other) for one, other in pairs if right(one)]
+    known = [right(other) for one, other in shared(before, after)["head"] if right(one)]
     return {"count": len(known), "acc": sum(known) / len(known)} if known else {}
 
 
@@ -100,9 +105,8 @@ def changes(before: Json, after: Json) -> dict[str, Json]:
     Gains are counted on trained facts. Losses are counted on held-out facts too, since training can only
     take those away; paraphrases are left out, as they are the same facts again.
     """
-    old, new = grouped(before), grouped(after)
-    taught = common(old["trained"], new["trained"])
-    return flipped(taught, taught + common(old["held_out"], new["held_out"]))
+    pairs = shared(before, after)
+    return flipped(pairs["trained"], pairs["trained"] + pairs["held_out"])
 
 
 def flipped(taught: Pairs, every: Pairs) -> dict[str, Json]:

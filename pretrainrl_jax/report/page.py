@@ -13,28 +13,21 @@ from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, resolved
 from pretrainrl_jax.report import charts, drawing, formats, mining, run, selfimprove, selfimprove_section
 from pretrainrl_jax.report.ability import ability, main_results, read_harness
-from pretrainrl_jax.report.columns import Cell, Sheet
+from pretrainrl_jax.report.columns import Sheet, texts
 from pretrainrl_jax.report.contradictions import contradictions, other_texts
 from pretrainrl_jax.report.drawing import data_address
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.inputs import Inputs, describe, read_inputs
 from pretrainrl_jax.report.knowledge import figures
-from pretrainrl_jax.report.knowledge import section as knowledge_section
+from pretrainrl_jax.report.knowledge import tables as knowledge_tables
 from pretrainrl_jax.report.outcomes import changes
 from pretrainrl_jax.report.signatures import signatures
 from pretrainrl_jax.report.summary import noun, pair, summarise, systems
-from pretrainrl_jax.report.tables import divided, divisions, examples
+from pretrainrl_jax.report.tables import divided, divisions, examples, worse
 from pretrainrl_jax.report.words import headline, reading
-from pretrainrl_jax.report.worse import worse
 
-MATCH_RULES = {
-    "exact": "normalised, the answer equals a true answer",
-    "contains": "normalised, the answer contains a true answer",
-}
 ASKED = {"sample": "Some", "beams": "k", "template": "not recorded", "match": "not recorded"}
 """Of how a run asked and judged what is said where it is not recorded."""
-
-FORMATS = ("decimals", "percent", "unmarked")
 
 
 def write_report(workdir: Path) -> Path:
@@ -47,8 +40,8 @@ def write_report(workdir: Path) -> Path:
     """
     inputs = read_inputs(workdir, evaluated=not selfimprove.is_there(workdir))
     known, improved = inputs.known, selfimprove.read(workdir, inputs)
-    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
-    summary = summarise(inputs.evaluations, *describe(inputs.config))
+    evaluations = inputs.evaluations
+    summary = summarise(evaluations, *describe(inputs.config))
     if improved:
         summary["selfimprove"] = selfimprove.summarise(improved)
     of_improved = selfimprove_section.section(improved, summary["selfimprove"]) if improved else None
@@ -80,13 +73,12 @@ def write_report(workdir: Path) -> Path:
         names=two or [known.label(name) for name in shown],
         idea=data_address(idea) if idea else None,
         sampled=charts.curves(inputs.metrics, known, charts.SAMPLED),
-        accuracies=divided(inputs.evaluations, known),
+        accuracies=divided(evaluations, known),
         asked=asked,
-        rule=MATCH_RULES.get(asked["match"]),
         mining=mining.section(mined, known),
-        knowledge=knowledge_section.section(summary, evaluations, known, shown),
+        knowledge=knowledge_tables.section(summary, evaluations, known, shown),
         improved=of_improved,
-        worse=worse(*pictured, divisions=divisions(inputs.evaluations), names=two) if two else None,
+        worse=worse(*pictured, divisions=divisions(evaluations), names=two) if two else None,
         changes=[
             (side, own["count"], own["of"], examples(own["rows"], *two))
             for side, own in (changes(*pictured) if two else {}).items()
@@ -113,7 +105,8 @@ def write_page(
     is told of the run, beside its model; `parts` is what this template shows and no other.
     """
     known = inputs.known
-    if wrong := contradictions(inputs.evaluations, known) + other_texts(inputs.evaluations, known):
+    asked = inputs.evaluations.values()
+    if wrong := contradictions(asked, known) + other_texts(asked, known):
         summary["contradictions"] = wrong
     harness = read_harness(workdir, known)
     for system in filter(summary["systems"].__contains__, harness):
@@ -148,7 +141,8 @@ def template(name: str) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({filter: getattr(formats, filter) for filter in FORMATS})
+    shown = ("decimals", "percent", "unmarked")
+    environment.filters.update({name: getattr(formats, name) for name in shown})
     environment.filters["isolated"] = Markup("<bdi>{}</bdi>").format
     return environment.get_template(name)
 
@@ -157,11 +151,11 @@ def settings(config: Json) -> Sheet:
     """The settings that differ from the default."""
     defaults = flat(resolved(Config()))
     rows = [
-        [Cell(name), Cell(text(value)), Cell(text(defaults[name]) if name in defaults else "")]
+        (name, text(value), text(defaults[name]) if name in defaults else "")
         for name, value in flat(config).items()
         if name not in defaults or value != defaults[name]
     ]
-    return Sheet(["setting", "value", "default"], rows, words=3)
+    return texts(rows, "setting", "value", "default")
 
 
 def text(value: Any) -> str:

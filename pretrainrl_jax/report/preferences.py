@@ -1,22 +1,33 @@
 """What a run on preferences found: checked numbers of every system, their table, words and page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.preferences import PairScore, measures
-from pretrainrl_jax.knowledge.intervals import Difference, paired
+from pretrainrl_jax.knowledge.intervals import Difference, mean_interval, paired, ratio_interval, sums
 from pretrainrl_jax.report import drawing
-from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, changed, figure, plain, sheet
+from pretrainrl_jax.report.columns import (
+    Cell,
+    Sheet,
+    Told,
+    at,
+    changed,
+    estimated,
+    figure,
+    in_percent,
+    plain,
+    sheet,
+)
 from pretrainrl_jax.report.contradictions import AGAIN
-from pretrainrl_jax.report.formats import Json, number, percent, signed, span, spread
+from pretrainrl_jax.report.formats import Json, number, percent, signed, spread
 from pretrainrl_jax.report.inputs import describe, read_config, read_inputs
 from pretrainrl_jax.report.page import write_page
 from pretrainrl_jax.report.systems import Systems
 
 SIDES = {"held_out": "held-out", "trained": "trained"}
+WORDS = ("prompt", "chosen", "rejected")
 
 
 def is_about_preferences(workdir: Path) -> bool:
@@ -24,7 +35,7 @@ def is_about_preferences(workdir: Path) -> bool:
     return bool(read_config(workdir)[0].get("preferences", {}).get("path"))
 
 
-def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
+def summarise(evaluations: Mapping[str, Json], dataset: str, model: str) -> Json:
     """The content of `report/summary.json`, from the evaluation of every system.
 
     Shares are in [0, 1] and means are over pairs, each with its 95 % interval as `…_interval`: a bootstrap
@@ -32,18 +43,17 @@ def summarise(evaluations: Sequence[Json], dataset: str, model: str) -> Json:
     `reward_accuracy`: its margins are 0.
     """
     systems: dict[str, Json] = {}
-    pairs = {str(e["system"]): pairs_of(e) for e in evaluations}
-    for evaluation in evaluations:
-        system = str(evaluation["system"])
+    pairs = {system: pairs_of(evaluation) for system, evaluation in evaluations.items()}
+    for system, evaluation in evaluations.items():
         own, base = pairs[system], pairs.get("base")
         prompts, weights = [pair.prompt for pair in own], [pair.weight for pair in own]
         preferred, rewarded = [p.gap > 0 for p in own], [p.margin > 0 for p in own]
         systems[system] = {
             **measures(own),
-            "of": evaluation["of"],
+            "of": evaluation.get("of", "not recorded"),
             "preference_accuracy_interval": mean_interval(prompts, preferred, weights),
             "reward_accuracy_interval": mean_interval(prompts, rewarded, weights),
-            "margin_interval": bootstrap(prompts, weights, [pair.margin for pair in own]),
+            "margin_interval": ratio_interval(*sums(prompts, weights, [pair.margin for pair in own])),
             "text_nll": number(evaluation.get("text_nll")),
             "text": evaluation.get("text"),
             "device_seconds": number(evaluation.get("device_seconds")),
@@ -73,15 +83,11 @@ def difference(base: Sequence[PairScore], other: Sequence[PairScore]) -> Differe
     before, after = (measures(pairs)["preference_accuracy"] for pairs in (base, other))
     apart = [float(b.gap > 0) - float(a.gap > 0) for a, b in zip(base, other, strict=True)]
     prompts, weights = [pair.prompt for pair in base], [pair.weight for pair in base]
-    bounds = bootstrap(prompts, weights, apart) if any(apart) else None
+    bounds = ratio_interval(*sums(prompts, weights, apart)) if any(apart) else None
     if bounds is None:  # no pair flipped, or there is one prompt: what so few prompts leave open
         alike = paired([(True, True)] * len(set(prompts)))
         bounds = (alike.low, alike.high) if alike else (-1.0, 1.0)
     return Difference(len(base), before, after, *bounds)
-
-
-def _share(name: str) -> Told:
-    return lambda system: Cell(percent(system[name], ""), span(system[f"{name}_interval"]))
 
 
 def _margin(system: Json) -> Cell | str:
@@ -90,18 +96,14 @@ def _margin(system: Json) -> Cell | str:
     return Cell(signed(system["margin"]), " to ".join(signed(x, 1) for x in system["margin_interval"] or ()))
 
 
-def _change(system: Json) -> Cell | str:
-    return changed(Difference(**system["change"])) if "change" in system else ""
-
-
 COLUMNS: dict[str, Told] = {
-    "prefers\n%": _share("preference_accuracy"),
-    "reward\n%": _share("reward_accuracy"),
+    "prefers\n%": estimated(in_percent, of="preference_accuracy"),
+    "reward\n%": estimated(in_percent, of="reward_accuracy"),
     "margin\nnats": _margin,
     "text\nNLL": at(figure, "text_nll"),
     "device\ns": at(partial(figure, places=1), "device_seconds"),
 }
-CHANGE: dict[str, Told] = {"change, points": _change}  # a terminal has no room for it beside them
+CHANGE = {"change, points": at(changed, "change")}  # a terminal has no room for it beside them
 
 
 def table(summary: Json, known: Systems) -> str:
@@ -157,9 +159,6 @@ def examples(before: Json, after: Json) -> Sheet | None:
     return sheet(gaps, rows, *WORDS)
 
 
-WORDS = ("prompt", "chosen", "rejected")
-
-
 def write_report(workdir: Path) -> Path:
     """Write a workdir's `report/summary.json` and `report/index.html`; gives the path of the page.
 
@@ -167,8 +166,8 @@ def write_report(workdir: Path) -> Path:
         InputError: if the workdir is not evaluated, or a file of it cannot be read.
     """
     inputs = read_inputs(workdir)
-    known, evaluations = inputs.known, {str(e.get("system")): e for e in inputs.evaluations}
-    summary = summarise(inputs.evaluations, *describe(inputs.config))
+    known, evaluations = inputs.known, inputs.evaluations
+    summary = summarise(evaluations, *describe(inputs.config))
     systems = summary["systems"]
     trained = [name for name in systems if name != "base"]
     best = max(trained, key=lambda name: systems[name]["preference_accuracy"], default="")

@@ -84,10 +84,6 @@ def loss_text(objective: ObjectiveConfig) -> str:
     return " + ".join(terms) or UNKNOWN
 
 
-def _seconds(value: object) -> str:
-    return "" if number(value) is None else duration(number(value))
-
-
 def _gibibytes(value: object) -> str:
     size = number(value)
     return "" if size is None else f"{size / 2**30:.2f} GiB"
@@ -101,8 +97,8 @@ def _notes(notes: Json) -> str:
 
 
 COLUMNS: dict[str, Told] = {
-    "wall clock": at(_seconds, "seconds"),
-    "device time": at(_seconds, "device_seconds"),
+    "wall clock": at(lambda value: duration(number(value)), "seconds"),
+    "device time": at(lambda value: duration(number(value)), "device_seconds"),
     "peak memory": at(_gibibytes, "host_peak_bytes"),
     "of a device": at(_gibibytes, "device_peak_bytes"),
     "device": lambda notes: str(notes.get("device") or ""),

@@ -9,9 +9,8 @@ import numpy as np
 from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement.collapse import WORDS
-from pretrainrl_jax.knowledge.intervals import paired, wilson
-from pretrainrl_jax.report.bootstrap import ratio_interval
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, in_percent, plain, sheet
+from pretrainrl_jax.knowledge.intervals import paired, ratio_interval, wilson
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, at, count, estimated, in_percent, plain, sheet
 from pretrainrl_jax.report.contradictions import AGAIN
 from pretrainrl_jax.report.formats import Json, decimals, number, percent, signed
 from pretrainrl_jax.report.inputs import Inputs, read_json
@@ -31,13 +30,9 @@ class Measure(NamedTuple):
     places: int = 1
     share: bool = True  # told in %
 
-    def told(self, value: float | None) -> str:
+    def told(self, value: float) -> str:
         """A value without its unit."""
-        return decimals(None if value is None else self._scale * value, self.places)
-
-    def span(self, bounds: tuple[float, float] | None) -> str:
-        """An interval of values."""
-        return "–".join(map(self.told, bounds or ()))
+        return decimals(self._scale * value, self.places)
 
     def apart(self, apart: Json) -> Cell:
         """A difference and its interval, coloured where that does not hold zero: better, `up`, or worse."""
@@ -142,11 +137,22 @@ def summarise(improved: Improved) -> Json:
             systems[name]["against"] = {"system": other, **_differences(units[other], own)}
         if shares := _thirds(improved.steps.get(name, [])):
             systems[name]["chosen_rollout"] = shares
+    truer = [
+        {"system": own["label"], "less": systems[own["against"]["system"]]["label"]}
+        | own["against"]["named_true"]
+        for own in systems.values()
+        if own.get("update") != "next_token" and "named_true" in own.get("against", {})
+    ]
+    chosen = [  # in the first third of the steps, and in the last
+        {"system": f"{own['label']}, last {shares['steps']} steps", "less": "first steps"} | shares
+        for own in systems.values()
+        if (shares := own.get("chosen_rollout"))
+    ]
     return {
         "systems": systems,
         "expectations": [
-            _expectation("more true statements than next-token training", _truer(systems)),
-            _expectation("rollouts are chosen more often as training goes on", _chosen(systems)),
+            _expectation("more true statements than next-token training", truer),
+            _expectation("rollouts are chosen more often as training goes on", chosen),
             _expectation("more rollouts are better", _more_rollouts(improved, units)),
         ],
         "collapsed": [
@@ -270,40 +276,19 @@ def shown(expected: Json) -> tuple[str, Sheet]:
     return title, sheet(SHOWN, rows, "system", "less")
 
 
-def _truer(systems: dict[str, Json]) -> list[Json]:
-    return [
-        {"system": system["label"], "less": systems[system["against"]["system"]]["label"]}
-        | system["against"]["named_true"]
-        for system in systems.values()
-        if system.get("update") != "next_token" and "named_true" in system.get("against", {})
-    ]
-
-
-def _chosen(systems: dict[str, Json]) -> list[Json]:
-    """The share of rollouts among the chosen, in the first third of the steps and in the last."""
-    return [
-        {"system": f"{system['label']}, last {shares['steps']} steps", "less": "first steps"} | shares
-        for system in systems.values()
-        if (shares := system.get("chosen_rollout"))
-    ]
-
-
 def _more_rollouts(improved: Improved, units: dict[str, dict[str, np.ndarray]]) -> list[Json]:
     """Each system against the one with fewer rollouts, where their settings differ in nothing else."""
     methods, evidence = improved.methods, []
+    but = {name: {**own, "label": "", "rollouts": 0} for name, own in methods.items()}
     ranked = sorted((n for n in methods if methods[n]["rollouts"]), key=lambda n: methods[n]["rollouts"])
     for place, more in enumerate(ranked):
-        alike = [n for n in ranked[:place] if _but_rollouts(methods[n]) == _but_rollouts(methods[more])]
+        alike = [n for n in ranked[:place] if but[n] == but[more]]
         both = [*alike[-1:], more]
         if len(both) == 2 and {*both} <= {*units} and methods[both[0]] != methods[more]:
             less, most = (f"{improved.known.label(n)} ({methods[n]['rollouts']} rollouts)" for n in both)
             if apart := _differences(*(units[n] for n in both)).get("named_true"):
                 evidence.append({"system": most, "less": less} | apart)
     return evidence
-
-
-def _but_rollouts(method: Json) -> Json:
-    return {key: value for key, value in method.items() if key not in ("label", "rollouts")}
 
 
 def _collapse(label: str, event: Json) -> str:
@@ -325,8 +310,7 @@ def headline(summary: Json) -> str:
 
 def measured(key: str) -> Told:
     """A column of one of `MEASURES`."""
-    measure = MEASURES[key]
-    return lambda system: Cell(measure.told(system.get(key)), measure.span(system.get(f"{key}_interval")))
+    return estimated(MEASURES[key].told, of=key)
 
 
 TERMINAL: dict[str, Told] = {

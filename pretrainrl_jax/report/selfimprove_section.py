@@ -10,11 +10,8 @@ from pretrainrl_jax.report.formats import Json, number, spread
 from pretrainrl_jax.report.selfimprove import CAUTION, MEASURES, Improved, measured, shown
 
 UPDATES = {"online_dpo": "online DPO", "rf_nll": "RF-NLL", "next_token": "next token"}
+TONES = {"chosen": "right", "rejected": "wrong"}
 PARTS = ("sampling", "judging", "waiting", "reference", "training")
-
-
-def _dropped(rules: Json) -> str:
-    return ", ".join(f"{rule} {n:,}" for rule, n in rules.items())
 
 
 RUNS = {
@@ -24,7 +21,7 @@ RUNS = {
     "rollouts a prefix": at(lambda rollouts: count(rollouts) if rollouts else "", "rollouts"),
     "steps": at(count, "steps"),
     "documents": at(count, "documents"),
-    "left out": at(_dropped, "dropped"),
+    "left out": at(lambda rules: ", ".join(f"{rule} {n:,}" for rule, n in rules.items()), "dropped"),
     "ties": at(count, "ties"),
     "verdicts": at(count, "verdicts"),
     "sampler and trainer apart, nats": at(str, "apart"),
@@ -56,12 +53,9 @@ def _run(improved: Improved, name: str) -> Json:
 
 def _means(lines: list[Json]) -> Json:
     """The mean of each number that the steps of a method record."""
-    values: dict[str, list[float]] = {}
-    for line in lines:
-        for key in line:
-            if (value := number(line[key])) is not None:
-                values.setdefault(key, []).append(value)
-    return {key: float(np.mean(own)) for key, own in values.items()}
+    keys = dict.fromkeys(key for line in lines for key in line)
+    found = {key: [value for line in lines if (value := number(line.get(key))) is not None] for key in keys}
+    return {key: float(np.mean(values)) for key, values in found.items() if values}
 
 
 def _true(summary: Json, improved: Improved) -> Sheet:
@@ -91,17 +85,13 @@ def _against(systems: dict[str, Json]) -> Sheet:
     return sheet(columns, rows, "system", "less")
 
 
-def _role(candidate: Json) -> Cell:
-    role = str(candidate.get("role") or "")
-    return Cell(role, tone={"chosen": "right", "rejected": "wrong"}.get(role, ""))
-
-
 def _document(document: Json) -> Json:
     """A document with the table of its candidates by their scores, best first."""
     every = sorted(document.get("candidates") or [], key=lambda c: -(number(c.get("score")) or 0))
     parts = dict.fromkeys(part for candidate in every for part in candidate.get("parts") or {})
     columns: dict[str, Told] = {"score": at(figure, "score")}
-    columns |= {part: at(figure, "parts", part) for part in parts} | {"was": _role}
+    columns |= {part: at(figure, "parts", part) for part in parts}
+    columns["was"] = at(lambda role: Cell(str(role), tone=TONES.get(str(role), "")), "role")
     rows = [(str(each.get("kind") or ""), str(each.get("text") or "no text"), each) for each in every]
     told = {key: str(document.get(key, "")) for key in ("step", "name", "prefix")}
     return told | {"candidates": sheet(columns, rows, "candidate", "text", nothing="")}

@@ -4,10 +4,8 @@ from pretrainrl_jax.config import EvaluateConfig
 from pretrainrl_jax.knowledge.signatures import Seen, of_mining, of_training
 from pretrainrl_jax.report.formats import Json, number
 from pretrainrl_jax.report.inputs import Inputs
-from pretrainrl_jax.report.outcomes import common, grouped
+from pretrainrl_jax.report.outcomes import shared
 from pretrainrl_jax.report.systems import Systems
-
-GROUPS = ("trained", "held_out")
 
 
 def signatures(inputs: Inputs, mined: Json | None) -> list[Json]:
@@ -15,23 +13,22 @@ def signatures(inputs: Inputs, mined: Json | None) -> list[Json]:
 
     A system shows its beside the base model; without the base model's evaluation there are none.
     """
-    evaluations = {str(e.get("system")): e for e in inputs.evaluations}
+    evaluations = dict(inputs.evaluations)
     base = evaluations.pop("base", None)
     try:
         told = of_mining(mined or {})
     except (AttributeError, KeyError, TypeError, ValueError):  # a file of another shape
         told = []
-    stated = inputs.config.get("evaluate", {})
-    bound = number(stated.get("forgetting") if isinstance(stated, dict) else None)
+    bound = number(inputs.config.get("evaluate", {}).get("forgetting"))
     bound = EvaluateConfig().forgetting if bound is None else bound
     if base is None:
         return [signature._asdict() for signature in told]
     for system, evaluation in evaluations.items():
-        old, new = grouped(base), grouped(evaluation)
         same = base.get("texts") == evaluation.get("texts")  # else the losses are of other texts
         losses = (number(e.get("text_nll")) if same else None for e in (base, evaluation))
         lines = [m for m in inputs.metrics if m.get("stage") == f"train/{system}"]
-        asked = {group: common(old[group], new[group]) for group in GROUPS}
+        pairs = shared(base, evaluation)
+        asked = {group: pairs[group] for group in ("trained", "held_out")}
         told += of_training(Seen(system, asked, (next(losses), next(losses)), bound, lines))
     return [signature._asdict() for signature in told]
 

@@ -5,16 +5,16 @@ from functools import partial
 
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.columns import Cell, Sheet, Told, plain, sheet
-from pretrainrl_jax.report.formats import Json, decimals, number, percent, span
-from pretrainrl_jax.report.outcomes import Key, common, difference, kept, trained
+from pretrainrl_jax.report.columns import Cell, Sheet, Told, estimated, in_percent, plain, sheet
+from pretrainrl_jax.report.formats import Json, decimals, number, percent
+from pretrainrl_jax.report.outcomes import common, difference, kept, trained
 from pretrainrl_jax.report.systems import Systems
 
 RATES = ("acc", "hr", "mrr", "prob", "prob_all", "prob_aliases")
 PLACES = {"text_nll": 2, "device_seconds": 1, "forgetting": 2}  # decimals of the figures that are no rates
 
 
-def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:
+def summarise(evaluations: Mapping[str, Json], dataset: str, model: str) -> Json:
     """The content of `report/summary.json`, from the evaluation of every system.
 
     acc, hr, mrr and prob of a system are those of the facts it was trained on; the other groups of
@@ -23,19 +23,11 @@ def summarise(evaluations: list[Json], dataset: str, model: str) -> Json:
     the difference of acc to every other system, paired by question, where the outcomes are at hand. A rate
     outside [0, 1] is refused; what is not a number becomes None.
     """
-    systems: dict[str, Json] = {}
-    asked: dict[str, dict[Key, Json]] = {}
-    base: Json | None = None
-    for evaluation in sorted(evaluations, key=lambda e: e.get("system") != "base"):
-        system = evaluation.get("system")
-        if not isinstance(system, str) or not system:
-            raise InputError("an evaluation does not name its system")
-        if system in systems:
-            raise InputError(f"two evaluations are of the system {system}")
-        systems[system], asked[system] = _system(evaluation, system), trained(evaluation)
-        base = evaluation if system == "base" else base
-        if base and system != "base" and (of_head := kept(base, evaluation)):
-            systems[system]["groups"]["head_kept"] = _measures(of_head, f"{system}: head_kept")
+    systems = {name: _system(evaluation, name) for name, evaluation in evaluations.items()}
+    asked = {name: trained(evaluation) for name, evaluation in evaluations.items()}
+    for name in evaluations.keys() - {"base"} if "base" in evaluations else ():
+        if of_head := kept(evaluations["base"], evaluations[name]):
+            systems[name]["groups"]["head_kept"] = _measures(of_head, f"{name}: head_kept")
     for name, of_system in systems.items():
         changes = {other: difference(common(asked[other], asked[name])) for other in asked if other != name}
         of_system["against"] = {other: change._asdict() for other, change in changes.items() if change}
@@ -143,7 +135,7 @@ def table(summary: Json, known: Systems) -> str:
 def systems(summary: Json, heads: Mapping[str, Cell]) -> Sheet:
     """The systems side by side, for a page; `heads` begin the rows."""
     columns: dict[str, Told] = {head: partial(shown, name=name) for head, name in (COLUMNS | MORE).items()}
-    columns["ACC"] = lambda system: Cell(shown(system, "acc"), span(system["acc_interval"]))
+    columns["ACC"] = estimated(in_percent, of="acc")
     rises, rows = forgetting(summary), []
     for name, system in summary["systems"].items():
         row = {"forgetting": rises.get(name), "prob_all": group_rate(system, "trained", "prob_all")}

@@ -30,10 +30,6 @@ class Row:
     seeds: dict[str, Json]  # by seed the system's part of summary.json, and its `forgetting`; or of `ALL`
     repeated: str = "seed"  # what is another one of the same: a seed, or an order of the same facts
 
-    def at(self, seed: str) -> Json | None:
-        """What was measured with a seed."""
-        return self.seeds.get(seed, self.seeds.get(ALL))
-
     def measured(self, name: str) -> list[float]:
         """A figure, of each seed that has it."""
         return [value for system in self.seeds.values() if (value := figure(system, name)) is not None]
@@ -86,7 +82,9 @@ def chosen(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str:
         candidates = [row for row in rows if row.system == system]
         reworded = [_reworded(row) for row in candidates]
         by = "held-out wordings" if all(reworded) else "trained wordings"
-        rates = [rate or (_mean(row, "acc"), 0) for row, rate in zip(candidates, reworded, strict=True)]
+        rates = [rate for rate in reworded if rate]
+        if len(rates) < len(candidates):
+            rates = [(_mean(row, "acc"), 0) for row in candidates]
         best, count = max(rates)
         error = (best * (1 - best) / count) ** 0.5 if count else 0.0
         near = [(row, rate) for row, (rate, _) in zip(candidates, rates, strict=True) if rate >= best - error]
@@ -123,7 +121,7 @@ def differences(rows: Sequence[Row], axes: Sequence[str], known: Systems) -> str
     lines = []
     for row, other in itertools.product(rows, [row for row in rows if row.system == method]):
         shared = row.values.keys() & other.values.keys()
-        both = [(row.at(seed), told) for seed, told in other.seeds.items()]
+        both = [(row.seeds.get(seed, row.seeds.get(ALL)), told) for seed, told in other.seeds.items()]
         apart = [100 * (told["acc"] - own["acc"]) for own, told in both if own]
         unlike = any(row.values[axis] != other.values[axis] for axis in shared)
         if row.system == method or unlike or len(apart) < 2:
@@ -160,17 +158,16 @@ def estimate(row: Row, name: str) -> Estimate | None:
 
 def on_front(rows: Sequence[Row]) -> list[bool]:
     """Of each trained row whether no other is as accurate and forgets no more, and better in one."""
-    points = [(estimate(row, "acc"), estimate(row, "forgetting")) for row in rows if row.system != "base"]
-    means = {(acc.mean, -rise.mean) for acc, rise in points if acc and rise}
-
-    def free(row: Row) -> bool:
-        acc, rise = estimate(row, "acc"), estimate(row, "forgetting")
-        if row.system == "base" or not acc or not rise:
-            return False
-        own = acc.mean, -rise.mean
-        return not any(other[0] >= own[0] and other[1] >= own[1] for other in means - {own})
-
-    return list(map(free, rows))
+    both = [(estimate(row, "acc"), estimate(row, "forgetting")) for row in rows]
+    points = [
+        (acc.mean, -rise.mean) if acc and rise and row.system != "base" else None
+        for row, (acc, rise) in zip(rows, both, strict=True)
+    ]
+    means = set(filter(None, points))
+    return [
+        own is not None and not any(acc >= own[0] and kept >= own[1] for acc, kept in means - {own})
+        for own in points
+    ]
 
 
 def save_front(path: Path, rows: Sequence[Row], known: Systems) -> bool:

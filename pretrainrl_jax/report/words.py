@@ -43,8 +43,12 @@ def reading(summary: Json, known: Systems) -> list[str]:
     """
     if set(_accuracies(summary)) <= {"base"}:
         return []
-    parts = (_against_baselines, _against_controls, _unknown_forgetting)
-    clauses = [clause for part in parts for clause in part(summary, known)]
+    clauses = [*_against_baselines(summary, known), *_against_controls(summary, known)]
+    if not forgetting(summary):
+        measured = any(system["text_nll"] is not None for system in summary["systems"].values())
+        why = "the loss on held-out text is not known before and after"
+        why = why if measured else "no text was evaluated (evaluate.text names a file of it)"
+        clauses.append(f"forgetting cannot be read: {why}")
     return [*(f"{clause[:1].upper()}{clause[1:]}." for clause in clauses), CAUTION]
 
 
@@ -124,11 +128,3 @@ def _against_controls(summary: Json, known: Systems) -> Iterable[str]:
         if spent and less and not 0.8 <= spent / less <= 1.25:
             took = f"{known.words(system)} took {spent / less:.1f} times the device time"
             yield f"{took} of {known.words(control)}: the two are not compared at equal compute"
-
-
-def _unknown_forgetting(summary: Json, known: Systems) -> Iterable[str]:
-    if not forgetting(summary):
-        measured = any(system["text_nll"] is not None for system in summary["systems"].values())
-        why = "the loss on held-out text is not known before and after"
-        why = why if measured else "no text was evaluated (evaluate.text names a file of it)"
-        yield f"forgetting cannot be read: {why}"

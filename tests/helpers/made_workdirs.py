@@ -59,6 +59,11 @@ def asked(system: str, questions: list[dict[str, Any]], **changes: Any) -> dict[
     return {"system": system, "questions": questions, "groups": groups, **changes}
 
 
+def by_system(evaluations: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Evaluations as a report has read them."""
+    return {evaluation["system"]: evaluation for evaluation in evaluations}
+
+
 def write(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value), "utf-8")

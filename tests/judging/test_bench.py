@@ -367,6 +367,7 @@ def test_the_page_holds_every_row(tmp_path: Path):
         "agreement": {"quality": [[agreement(a, b) for a in verdicts] for b in verdicts]},
     }  # fmt: skip
     page = write_judges(tmp_path, told).read_text()
+    assert write_judges(tmp_path, told).read_text() == page  # its picture, too
     assert "one &lt;b&gt;" in page
     assert "one <b>" not in page.replace("&lt;b&gt;", "")
     assert (tmp_path / "judges" / "judges.png").read_bytes()[:4] == b"\x89PNG"

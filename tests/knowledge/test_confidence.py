@@ -12,18 +12,16 @@ from scipy import stats
 from pretrainrl_jax.knowledge.confidence import (
     area_under_risk_coverage,
     areas,
-    at_threshold,
     bootstrap,
     brier,
     ece,
-    ideal_area,
     log_loss,
     mcnemar,
     penalty_of,
     reliability,
     risk_coverage,
 )
-from pretrainrl_jax.knowledge.state import margin, state_of
+from pretrainrl_jax.report.knowledge.figures import margin, state_of
 
 answered = st.lists(
     st.tuples(st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.5, 0.55, 0.9, 1.0]), st.booleans()),
@@ -39,20 +37,6 @@ def test_penalty_of_the_papers_thresholds():
         penalty_of(1.0)
 
 
-def test_scores_of_a_table_made_on_paper():
-    confidence, right = np.array([0.95, 0.8, 0.6, 0.4]), np.array([True, False, True, False])
-    rows = [at_threshold(confidence, right, t) for t in (0, 0.5, 0.75, 0.9)]
-    # Two of four right at t = 0; at 0.5 three answered, 2 - 1; at 0.75 two, 1 - 3; at 0.9 one, right.
-    assert [row.score for row in rows] == pytest.approx([2 / 4, 1 / 4, -2 / 4, 1 / 4])
-    assert [row.answered for row in rows] == [1, 0.75, 0.5, 0.25]
-    assert [row.accuracy for row in rows] == pytest.approx([0.5, 2 / 3, 0.5, 1])
-    assert at_threshold(confidence, right, 0.75, penalty=2).score == pytest.approx(-1 / 4)
-    assert at_threshold(confidence, right, 0.99).accuracy is None
-    # Nobody who is exactly as confident as the threshold answers, nor who gives no answer at all.
-    assert at_threshold(np.array([0.5, 0.0]), np.array([True, False]), 0.5).answered == 0
-    assert at_threshold(np.array([0.5, 0.0]), np.array([True, False]), 0).answered == 0.5
-
-
 @settings(deadline=None)
 @given(answered)
 def test_area_is_the_mean_over_all_orders_of_equals(pairs):
@@ -64,7 +48,8 @@ def test_area_is_the_mean_over_all_orders_of_equals(pairs):
         for order in orders
     ]
     assert area_under_risk_coverage(confidence, right) == pytest.approx(np.mean(of_orders))
-    assert ideal_area(right) <= area_under_risk_coverage(confidence, right) + 1e-12
+    ideal = area_under_risk_coverage(right.astype(float), right)
+    assert ideal <= area_under_risk_coverage(confidence, right) + 1e-12
 
 
 @settings(deadline=None)

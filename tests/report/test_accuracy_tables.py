@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.made_workdirs import asked, parse, question, table, write, write_workdir
+from helpers.made_workdirs import asked, by_system, parse, question, table, write, write_workdir
 
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.evaluation import factual
@@ -17,8 +17,7 @@ from pretrainrl_jax.report.formats import brief
 from pretrainrl_jax.report.outcomes import changes, flips, grouped
 from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.report.tables import VALUES, divided, divisions
-from pretrainrl_jax.report.worse import SHOWN, Worse, worse
+from pretrainrl_jax.report.tables import SHOWN, VALUES, Worse, divided, divisions, worse
 
 KNOWN = Systems(OBJECTIVES)
 
@@ -46,7 +45,7 @@ def evaluated(system: str, outcomes: list[Outcome], bins: int) -> dict[str, Any]
 
 def parts(head: str, *evaluations: dict[str, Any]) -> list[list[str]]:
     """The cells of a division's table; none where nothing is divided by it."""
-    return {name: made.texts() for name, made in divided(list(evaluations), KNOWN)}.get(head, [])
+    return {name: made.texts() for name, made in divided(by_system(list(evaluations)), KNOWN)}.get(head, [])
 
 
 @pytest.mark.parametrize("count", [1, 4, 23, 60])
@@ -75,7 +74,7 @@ def test_the_best_known_held_out_facts_are_those_that_were_counted() -> None:
 def test_no_popularity_no_bins() -> None:
     flat = [outcome(i, True, "trained", 0.0) for i in range(20)]
     assert parts("popularity", evaluated("base", flat, 5)) == []
-    assert divided([{"system": "base"}], KNOWN) == []
+    assert divided({"base": {}}, KNOWN) == []
 
 
 def test_small_categories_are_put_together() -> None:
@@ -129,7 +128,7 @@ def test_ten_examples_are_spread_over_all_flips() -> None:
 
 
 def fallen(before: dict[str, Any], after: dict[str, Any]) -> Worse:
-    return worse(before, after, divisions([before, after]), ["base", "NTP"])
+    return worse(before, after, divisions({"base": before, "ntp": after}), ["base", "NTP"])
 
 
 def world(system: str, right: dict[str, int], **changes: Any) -> dict[str, Any]:
@@ -149,11 +148,10 @@ def test_what_fell_is_listed_and_what_did_not_is_not() -> None:
     assert row[:4] == ["category river", "100", "50.0", "30.0"]
     assert row[4].startswith("−20.0 [")
     # Categories, trained and held-out facts. 20 of river, one of city, one held out: from 40 % to 1 %.
-    assert decline.words == [
-        "Accuracy is lower beyond its 95 % interval on 1 of 5 sets of questions "
-        "(groups, popularity, categories).",
-        "The loss on held-out text rose: from 1.500 to 1.750 nats a token.",
-        "The truth became less probable in 22 of 400 questions, trained and held out.",
+    assert [told for _, told in decline.found] == [
+        "on 1 of 5 sets of questions (groups, popularity, categories)",
+        "1.500 → 1.750",
+        "in 22 of 400 questions, trained and held out",
     ]
     assert len(decline.lost.rows) == SHOWN
 
@@ -163,16 +161,32 @@ def test_the_largest_loss_of_probability_comes_first() -> None:
     after = asked("ntp", [question(i, True, p_truth=0.9 - 0.01 * i) for i in range(30)])
     decline = fallen(before, after)
     assert [row[0].split()[-1] for row in decline.lost.texts()] == [f"{i}?" for i in range(29, 19, -1)]
-    assert decline.words[-1].startswith("The truth became less probable in 29 of 30 questions")
+    assert decline.found[-1][1].startswith("in 29 of 30 questions")
+
+
+def test_parts_of_one_popularity_are_sets_of_their_own() -> None:
+    """Most facts have no popularity: two of five parts are called "0 to 0", and one of them falls."""
+    popular = {"popularity": 0.0}
+    sides = [
+        asked(s, [question(i, i < hits, **(popular if i < 50 else {})) for i in range(100)])
+        for s, hits in (("base", 20), ("ntp", 0))
+    ]
+    for side in sides:
+        side["by_popularity"] = [{}] * 5
+    decline = fallen(*sides)
+    fell = ["trained facts", "popularity 0 to 0", "popularity 0 to 0.0012"]
+    assert [row[0] for row in decline.falls.texts()] == fell
+    assert decline.found[0][1].startswith("on 3 of 6 sets")
 
 
 def test_nothing_worse() -> None:
     before, after = (world(s, {"river": n, "held_out": 40}) for s, n in (("base", 20), ("ntp", 60)))
     decline = fallen(before, after)
-    assert decline.words[0] == "Nothing that was measured of both got worse than the base model."
-    assert "on none of 2 sets" in decline.words[1]  # one category is no division; no text was measured
+    # One category is no division; no text was measured.
+    assert [told.split(" of ")[0] for _, told in decline.found] == ["on 0", "in 0"]
+    assert "on 0 of 2 sets" in decline.found[0][1]
     assert decline.falls.rows == decline.lost.rows == []
-    assert fallen({"system": "base"}, {"system": "ntp"}).words == []
+    assert fallen({"system": "base"}, {"system": "ntp"}).found == []
 
 
 # On the page
@@ -198,7 +212,7 @@ def test_the_page_shows_the_tables(tmp_path: Path) -> None:
         ["city", "100", "50.0 40.4–59.6", "90.0 82.6–94.5"],
         ["river", "100", "50.0 40.4–59.6", "30.0 21.9–39.6"],
     ]
-    (_, categories) = divided([before, after], KNOWN)
+    (_, categories) = divided(by_system([before, after]), KNOWN)
     assert [row[-1].tone for row in categories[1].rows] == ["up", "down"]
     assert len(table(tags, "popularity", "questions", "base")) == 2
     # River is the more popular half of the trained facts: ranks 1 to 100, and 100 ** -1.5 is 0.001.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.config import OBJECTIVES, AnchorTermConfig
-from pretrainrl_jax.report.sweep import Row, estimate, on_front, save_front, table
+from pretrainrl_jax.report.sweep import Row, chosen, estimate, on_front, save_front, table
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES | {"kept": replace(OBJECTIVES["ntp"], label="Kept", anchor=AnchorTermConfig(1.0))})
@@ -71,6 +71,14 @@ def test_table_and_picture(tmp_path: Path) -> None:
     unmeasured = [replace(one, seeds={"0": {"acc": 0.3, "groups": {}}}) for one in rows]
     assert not save_front(tmp_path / "none.png", unmeasured, KNOWN)
     assert not (tmp_path / "none.png").exists()
+
+
+def test_wordings_are_compared_with_the_same_wordings() -> None:
+    """One of two rows was asked in held-out wordings, too, which are harder: the trained ones decide."""
+    reworded, plain = row("ntp", 1, [0.9], [0.1]), row("ntp", 3, [0.5], [0.1])
+    reworded.seeds["0"]["groups"]["paraphrase"] = {"acc": 0.2, "count": 100}
+    said = chosen([reworded, plain], ["train.passes"], KNOWN)
+    assert "train.passes 1, chosen on trained wordings (90.0%, the best 90.0%)" in said
 
 
 def test_the_last_of_what_is_recommended_is_it_and_rewards_are_no_control() -> None:

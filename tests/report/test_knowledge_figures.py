@@ -8,7 +8,8 @@ from helpers.made_knowledge import answered, evaluation
 
 from pretrainrl_jax.knowledge.confidence import area_under_risk_coverage, bootstrap, ece
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.knowledge import falsehoods, figures
+from pretrainrl_jax.report.knowledge import figures
+from pretrainrl_jax.report.knowledge.tables import surest
 from pretrainrl_jax.report.outcomes import common, grouped
 
 # Confidence and whether it is right, of five questions.
@@ -56,6 +57,9 @@ def test_targets_are_the_rule_on_paper():
 def test_nothing_answered_is_neither_right_nor_wrong():
     (last,) = figures.of_questions(five(), {"thresholds": [0.99]})["targets"]
     assert (last["accuracy"], last["kept"], last["score"]["value"]) == (None, None, 0.0)
+    # Nobody who is exactly as confident as the threshold answers, nor who gives no answer at all.
+    none, half = figures.targets(np.array([0.5, 0.0]), np.array([True, False]), {"thresholds": [0.5, 0.0]})
+    assert (none["answered"], half["answered"], half["abstained"]) == (0, 0.5, 0.5)
 
 
 def test_a_verdict_knows_what_chance_may_do():
@@ -138,24 +142,23 @@ def test_answers_that_are_said_again_and_again():
     asked = [answered(i, "trained", 0.6, False, best="Rome", prediction="Rome") for i in range(3)]
     asked += [answered(9, "held_out", 0.4, True, best="rome", prediction="rome")]
     asked += [answered(10, "trained", 0.4, False, best="Oslo")]
-    (rome,) = falsehoods.repeated(asked)
+    (rome,) = figures.repeated({"questions": asked})
     assert rome == {"answer": "Rome", "said": 4, "true": 1, "confidence": pytest.approx(0.55)}
 
 
 def test_an_answer_without_text_is_an_answer_and_no_answer_is_none():
     asked = [answered(i, "trained", 0.9, False, best="") for i in range(2)]
     asked += [answered(i, "trained", 0.0, False, best=None) for i in range(2, 4)]
-    (empty,) = falsehoods.repeated(asked)
+    (empty,) = figures.repeated({"questions": asked})
     assert (empty["answer"], empty["said"]) == ("(no text)", 2)
-    assert [each["said"] for each in falsehoods.surest({"questions": asked})] == ["(no text)"] * 2
+    assert [row[1] for row in surest({"questions": asked}).texts()] == ["(no text)"] * 2
 
 
 def test_the_surest_falsehoods_are_of_each_fact_once():
     made = {"questions": [*five(), answered(1, "paraphrase", 0.99, False)]}
-    surest = falsehoods.surest(made)
-    assert [each["confidence"] for each in surest] == [0.8, 0.2]
+    assert [row[3] for row in surest(made).texts()] == ["80.0%", "20.0%"]
     old = {"questions": [{k: v for k, v in q.items() if k != "best_right"} for q in made["questions"]]}
-    assert falsehoods.surest(old) == falsehoods.repeated(old["questions"]) == []
+    assert surest(old).rows == figures.repeated(old) == []
 
 
 def test_what_changed_between_two_systems():

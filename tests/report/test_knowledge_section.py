@@ -99,6 +99,17 @@ def test_a_bound_that_says_nothing_is_told_as_such(workdir: Path) -> None:
 
 
 @pytest.mark.usefixtures("unpainted")
+def test_one_that_is_not_shown_first_alone_lists_its_questions(tmp_path: Path) -> None:
+    """Those of the pictures, base and the method, were evaluated without: the other one is looked at."""
+    workdir = write_workdir(tmp_path)
+    measure_knowledge(workdir, {"ntp": 0.4}, facts=24)
+    alone(workdir, "base", "ntp", "pretrainrl")
+    for system in ("base", "pretrainrl"):
+        change(workdir / "evaluations" / f"{system}.json", questions=[])
+    assert "The wrong answers NTP is surest of" in page(workdir).text
+
+
+@pytest.mark.usefixtures("unpainted")
 def test_a_model_that_was_not_trained(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     alone(workdir, "base")
     path = workdir / "evaluations" / "base.json"

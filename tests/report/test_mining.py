@@ -183,6 +183,7 @@ def test_rounds_of_mining_again(workdir: Path) -> None:
     assert dpo[1:3] == [base, ["1", "1", "3.0", "0.50", "2.0"]]
     assert [row[:2] for row in pretrainrl[2:]] == [["1", "100"], ["2", "200"], ["10", "1,000"]]
     (workdir / "mined" / "statistics.json").unlink()
+    write(workdir / "mined" / "dpo" / "round1 (copy).json", {"negatives": 7})  # what nobody here has made
     assert "Mined again while training" in page(workdir)
 
 

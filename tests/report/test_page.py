@@ -13,6 +13,7 @@ import pytest
 from helpers.made_workdirs import (
     EVIL,
     SYSTEMS,
+    by_system,
     change,
     evaluation,
     parse,
@@ -172,9 +173,21 @@ def test_a_workdir_without_evaluations(tmp_path: Path) -> None:
         write_report(tmp_path)
 
 
+def test_a_system_is_named_and_evaluated_once(workdir: Path) -> None:
+    folder = workdir / "evaluations"
+    write(folder / "again.json", evaluation("ntp", 0.2))
+    with pytest.raises(InputError, match=r"ntp\.json is a second evaluation of the system ntp"):
+        write_report(workdir)
+    write(folder / "again.json", {"groups": {}})
+    with pytest.raises(InputError, match=r"again\.json does not name its system"):
+        write_report(workdir)
+
+
 def test_a_last_line_cut_off_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"stage": "pretrain", "step": 1, "loss": 2.0}\n{"stage": "pre', "utf-8")
+    assert [m["step"] for m in read_metrics(path)] == [1]
+    path.write_bytes(b'{"stage": "pretrain", "step": 1, "loss": 2.0}\n{"stage": "\xff\xfe')
     assert [m["step"] for m in read_metrics(path)] == [1]
 
 
@@ -192,10 +205,10 @@ def test_changes_count_gains_on_trained_and_losses_on_all_facts() -> None:
 
 def test_the_pictured_pair() -> None:
     evaluations = [evaluation(name, acc) for name, acc in SYSTEMS.items()]
-    assert pair(summarise(evaluations, "d", "m"), KNOWN) == ("base", "pretrainrl")
-    assert pair(summarise(evaluations[:-1], "d", "m"), KNOWN) == ("base", "ntp_answer")
-    assert pair(summarise(evaluations[:1], "d", "m"), KNOWN) == ("base", None)
-    assert pair(summarise(evaluations[2:3], "d", "m"), KNOWN) == ("ntp", None)
+    assert pair(summarise(by_system(evaluations), "d", "m"), KNOWN) == ("base", "pretrainrl")
+    assert pair(summarise(by_system(evaluations[:-1]), "d", "m"), KNOWN) == ("base", "ntp_answer")
+    assert pair(summarise(by_system(evaluations[:1]), "d", "m"), KNOWN) == ("base", None)
+    assert pair(summarise(by_system(evaluations[2:3]), "d", "m"), KNOWN) == ("ntp", None)
 
 
 def test_share_above_the_diagonal() -> None:

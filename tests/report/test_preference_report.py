@@ -1,14 +1,17 @@
 """The numbers and words of a run on preferences, from evaluations made by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
+from helpers.made_workdirs import by_system
 from scipy import stats
 
 from pretrainrl_jax.config import OBJECTIVES
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.report.bootstrap import bootstrap, mean_interval
-from pretrainrl_jax.report.preferences import examples, headline, reading, summarise, table
+from pretrainrl_jax.knowledge.intervals import mean_interval, ratio_interval, sums, wilson
+from pretrainrl_jax.report import preferences
+from pretrainrl_jax.report.preferences import examples, headline, reading, table
 from pretrainrl_jax.report.systems import Systems
 
 KNOWN = Systems(OBJECTIVES)
@@ -19,6 +22,15 @@ def evaluation(system: str, gaps: list[float], base: list[float], prompts: list[
     texts = {str(i): {"prompt": p, "chosen": "a", "rejected": "b"} for i, p in enumerate(prompts)}
     about = {"of": "held_out", "text_nll": 1.0 + len(system) / 100, "text": "text.txt", "device_seconds": 1.0}
     return {"system": system, "scores": scores, "examples": texts} | about
+
+
+def weighted(*columns: Any) -> tuple[float, float] | None:
+    """Bounds of a weighted mean, of clusters, weights and values."""
+    return ratio_interval(*sums(*columns))
+
+
+def summarise(evaluations: list[dict], dataset: str, model: str) -> dict:
+    return preferences.summarise(by_system(evaluations), dataset, model)
 
 
 BASE, AFTER, PROMPTS = [1.0, -1.0, -2.0, 3.0], [2.0, 0.5, -3.0, 4.0], ["p", "p", "q", "r"]
@@ -106,15 +118,15 @@ def test_examples_of_other_pairs_are_not_put_side_by_side():
 def test_the_bootstrap_draws_prompts():
     rng = np.random.default_rng(0)
     values = rng.normal(size=200).tolist()
-    alone = bootstrap([str(i) for i in range(200)], [1.0] * 200, values)
+    alone = weighted([str(i) for i in range(200)], [1.0] * 200, values)
     wanted = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, rng=1)
     assert alone == pytest.approx(wanted.confidence_interval, abs=0.03)
     # Ten pairs of one prompt that say the same are no more than one.
-    together = bootstrap(
+    together = weighted(
         [str(i) for i in range(200) for _ in range(10)], [1.0] * 2000, np.repeat(values, 10).tolist()
     )
     assert together == pytest.approx(alone, abs=1e-12)
-    light = bootstrap(["a", "b", "c"], [1.0, 2.0, 0.5], [0.0, 1.0, 1.0])
-    assert light == bootstrap(["a", "b", "b", "c"], [1.0, 1.0, 1.0, 0.5], [0.0, 1.0, 1.0, 1.0])
-    assert bootstrap(["a", "a"], [1.0, 1.0], [0.0, 1.0]) is None
+    light = weighted(["a", "b", "c"], [1.0, 2.0, 0.5], [0.0, 1.0, 1.0])
+    assert light == weighted(["a", "b", "b", "c"], [1.0, 1.0, 1.0, 0.5], [0.0, 1.0, 1.0, 1.0])
+    assert weighted(["a", "a"], [1.0, 1.0], [0.0, 1.0]) is None
     assert mean_interval([], []) is None

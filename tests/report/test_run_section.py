@@ -50,7 +50,7 @@ def test_parameters_that_cannot_be_known(bad: dict[str, Any]) -> None:
 
 
 def test_the_model_in_words() -> None:
-    inputs = Inputs({"model": {"path": "some/where/Qwen3-8B"}}, KNOWN, [], [], {}, SHAPE)
+    inputs = Inputs({"model": {"path": "some/where/Qwen3-8B"}}, KNOWN, {}, [], {}, SHAPE)
     (_, model), *_ = about(inputs)
     assert model.startswith("Qwen3-8B; ")
     assert "; 3 layers of width 24, 4 heads of 8 (2 of keys and values), MLP of 40, vocabulary of " in model
@@ -58,7 +58,7 @@ def test_the_model_in_words() -> None:
 
 
 def test_the_data_in_words() -> None:
-    summary = summarise([evaluation("base", 0.2)], "PopQA", "m")
+    summary = summarise({"base": evaluation("base", 0.2)}, "PopQA", "m")
     assert facts_line(summary, {"train": {"passes": 3}}) == (
         "60 trained on, 60 of these never stated in pretraining, 60 held out, 3 passes"
     )
@@ -68,7 +68,7 @@ def test_the_data_in_words() -> None:
     alone = facts_line(summary, {"train": {"passes": 3, "systems": []}})
     assert "60 asked about" in alone
     assert "passes" not in alone
-    assert facts_line(summarise([{"system": "base"}], "PopQA", "m"), {}) == "not recorded"
+    assert facts_line(summarise({"base": {}}, "PopQA", "m"), {}) == "not recorded"
 
 
 def test_losses_as_sums() -> None:

@@ -19,9 +19,8 @@ from helpers.made_workdirs import EVIL, change, parse, table, write, write_workd
 from scipy import stats
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.knowledge.intervals import wilson
+from pretrainrl_jax.knowledge.intervals import ratio_interval, wilson
 from pretrainrl_jax.report import selfimprove
-from pretrainrl_jax.report.bootstrap import ratio_interval
 from pretrainrl_jax.report.charts import by_kind
 from pretrainrl_jax.report.inputs import read_inputs
 from pretrainrl_jax.report.page import write_report

@@ -5,26 +5,37 @@ is of. Intervals of shares are Wilson's; of means, medians and areas a bootstrap
 of an older version does not tell is left out; what cannot be computed, such as a mean of nothing, is null.
 """
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pretrainrl_jax.config import EvaluateConfig
+from pretrainrl_jax.facts.matching import normalise
 from pretrainrl_jax.knowledge import confidence as measures
 from pretrainrl_jax.knowledge.abstention import Verdict, agreement, score, two_agree
 from pretrainrl_jax.knowledge.intervals import wilson
-from pretrainrl_jax.knowledge.state import STATES, margin, state_of
+from pretrainrl_jax.report import outcomes
 from pretrainrl_jax.report.formats import Json, number
-from pretrainrl_jax.report.knowledge.falsehoods import asked_once, repeated
-from pretrainrl_jax.report.outcomes import GROUPS, Pairs, common, difference, grouped, right, truth
+from pretrainrl_jax.report.outcomes import Pairs, difference, grouped, right, truth
 
 SETS = ("trained", "held_out")
 """The groups of questions that are told one by one."""
 
+STATES = {
+    "knows": "its most probable answer is right, and at least as probable as not",
+    "unsure": "its most probable answer is right, and less probable than that",
+    "misled": "its most probable answer is wrong, and at least as probable as not",
+    "in reach": "its most probable answer is wrong, and a true one is among its beams",
+    "unknown": "none of these: no true answer is among its beams",
+}
+SURE = 0.5  # the confidence from which an answer is believed: more probable than everything else together
+
 OUTCOMES = ("right", "wrong", "abstained")
 HALF = 0.5
+FALSEHOODS = 8  # shown of a system
 
 
 def summarise(evaluations: Mapping[str, Json], asked: Json) -> dict[str, Json]:
@@ -40,7 +51,7 @@ def summarise(evaluations: Mapping[str, Json], asked: Json) -> dict[str, Json]:
         if "temperature" in evaluation:
             own["temperature"] = evaluation["temperature"]
         if own:
-            own["repeated"] = repeated(asked_once(evaluation))
+            own["repeated"] = repeated(evaluation)
             measured = {
                 "consistency": consistency(sets["trained"], penalties),
                 "rubric": rubric(evaluation),
@@ -107,6 +118,25 @@ def states(questions: Sequence[Json]) -> Json:
     return {state: share([True] * counts[state], len(questions)) for state in STATES}
 
 
+def state_of(question: Json) -> str:
+    """One of `STATES`, of a question of an evaluation (it has `confidence`)."""
+    sure = question["confidence"] >= SURE
+    if question["best_right"]:
+        return "knows" if sure else "unsure"
+    if sure:
+        return "misled"
+    return "in reach" if question["rank"] else "unknown"
+
+
+def margin(question: Json) -> float | None:
+    """How much more probable what is true is than the strongest falsehood: log of their ratio, nats.
+
+    None where no falsehood was found among the beams, or one of the two has no probability at all.
+    """
+    truth, falsehood = question.get("p_aliases"), question.get("p_falsehood")
+    return math.log(truth / falsehood) if truth and falsehood else None
+
+
 def calibration(sure: np.ndarray, hits: np.ndarray) -> Json:
     """How well a confidence tells right from wrong, and how near it is to the share that is right.
 
@@ -116,20 +146,13 @@ def calibration(sure: np.ndarray, hits: np.ndarray) -> Json:
     return {
         "accuracy": share(hits),
         "mean": float(np.mean(sure)),
-        "aurc": area(sure, hits),
-        "ideal": measures.ideal_area(hits),
+        "aurc": estimate(measures.areas(sure, hits), np.arange(len(hits))),
+        "ideal": measures.area_under_risk_coverage(hits.astype(float), hits),
         "random": float(np.mean(~hits)),
         "ece": measures.ece(sure, hits),
         "brier": estimate(np.mean, (sure - hits) ** 2),
         "log_loss": measures.log_loss(sure, hits),
     }
-
-
-def area(sure: np.ndarray, hits: np.ndarray) -> Json:
-    """The area under the risk-coverage curve."""
-    bounds = measures.bootstrap(measures.areas(sure, hits), np.arange(len(hits)))
-    value = number(measures.area_under_risk_coverage(sure, hits))
-    return {"value": value, "interval": bounds, "questions": len(sure)}
 
 
 def thresholds(asked: Json) -> list[tuple[float, float]]:
@@ -140,16 +163,27 @@ def thresholds(asked: Json) -> list[tuple[float, float]]:
 
 
 def targets(sure: np.ndarray, hits: np.ndarray, asked: Json) -> list[Json]:
-    """What answering above each threshold is worth, and whether the answers are as good as they claim."""
+    """What answering above each threshold is worth, and whether the answers are as good as they claim.
+
+    At a threshold of 0 whatever has any probability is answered. A right answer earns 1, a wrong one costs
+    the penalty; all but the score and the accuracy are shares of all questions.
+    """
     told = []
     for threshold, penalty in thresholds(asked):
-        scored = measures.at_threshold(sure, hits, threshold, penalty)
-        points = np.where(sure > threshold, np.where(hits, 1.0, -penalty), 0.0)
-        answered = hits[sure > threshold]
+        answers = sure > threshold
+        answered, hit, wrong = (float(which.mean()) for which in (answers, answers & hits, answers & ~hits))
         told.append(
-            scored._asdict()
-            | {"score": estimate(np.mean, points), "accuracy": share(answered) if len(answered) else None}
-            | {"kept": verdict(answered, threshold)}
+            {
+                "threshold": threshold,
+                "penalty": penalty,
+                "answered": answered,
+                "right": hit,
+                "wrong": wrong,
+                "abstained": 1 - answered,
+                "score": score_of(answers, hits, penalty),
+                "accuracy": share(hits[answers]) if answers.any() else None,
+                "kept": verdict(hits[answers], threshold),
+            }
         )
     return told
 
@@ -174,10 +208,44 @@ def share(holds: Any, count: int | None = None) -> Json:
 
 
 def estimate(statistic: Callable[..., Any], values: Any) -> Json:
-    """A mean or median with its bootstrap interval."""
-    column = np.asarray(values, float)
+    """A mean, median or other statistic of numbers with its bootstrap interval."""
+    column = np.asarray(values)
     value = float(statistic(column)) if len(column) else None
     return {"value": value, "interval": measures.bootstrap(statistic, column), "questions": len(column)}
+
+
+# What a system believes falsely
+
+
+def answers(evaluation: Json) -> list[tuple[Json, str]]:
+    """Each fact once, trained or held out in its trained wording, with the answer that is given.
+
+    One without text ends at once. None of an older version, which knew no best answer.
+    """
+    groups = grouped(evaluation)
+    asked = [*groups["trained"].values(), *groups["held_out"].values()]
+    return [(q, q["best"]) for q in asked if "best_right" in q and q["best"] is not None]
+
+
+def repeated(evaluation: Json) -> list[Json]:
+    """The answers most often given wrongly, spellings as one: how often said, how often true, how surely."""
+    given: defaultdict[str, list[tuple[Json, str]]] = defaultdict(list)
+    for question, said in answers(evaluation):
+        given[normalise(said)].append((question, said))
+    told: list[Json] = []
+    for every in given.values():
+        ((spelling, _),) = Counter(said for _, said in every).most_common(1)
+        true = sum(bool(question["best_right"]) for question, _ in every)
+        sure = float(np.mean([question["confidence"] for question, _ in every]))
+        if len(every) - true > 1:
+            shown = {"answer": shown_as(spelling), "said": len(every), "true": true, "confidence": sure}
+            told.append(shown)
+    return sorted(told, key=lambda each: (each["true"] - each["said"], each["answer"]))[:FALSEHOODS]
+
+
+def shown_as(said: str) -> str:
+    """An answer as a reader sees it."""
+    return said if said.strip() else "(no text)"
 
 
 # Other ways to abstain: by the agreement of samples, and by what a prompt says a mistake costs
@@ -212,14 +280,14 @@ def consistency(questions: Sequence[Json], penalties: Sequence[float]) -> Json |
 
 
 def _answered(answers: np.ndarray, right: np.ndarray, penalties: Sequence[float]) -> Json:
-    return {
-        "answered": share(answers),
-        "accuracy": share(right[answers]) if answers.any() else None,
-        "scores": [
-            {"penalty": cost, **estimate(np.mean, np.where(answers, np.where(right, 1.0, -cost), 0.0))}
-            for cost in penalties
-        ],
-    }
+    accuracy = share(right[answers]) if answers.any() else None
+    scores = [{"penalty": cost} | score_of(answers, right, cost) for cost in penalties]
+    return {"answered": share(answers), "accuracy": accuracy, "scores": scores}
+
+
+def score_of(answers: np.ndarray, right: np.ndarray, penalty: float) -> Json:
+    """The mean of 1 for what is answered rightly, less the penalty for what is answered wrongly."""
+    return estimate(np.mean, np.where(answers, np.where(right, 1.0, -penalty), 0.0))
 
 
 def rubric(evaluation: Json) -> list[Json]:
@@ -264,12 +332,8 @@ def zero(values: np.ndarray) -> float:
 
 def changes(before: Json, after: Json) -> Json:
     """A system's part of summary.json on what its training changed, from its evaluation and the base's."""
-    old, new = grouped(before), grouped(after)
-    pairs = {group: common(old[group], new[group]) for group in GROUPS}
-    told: Json = {
-        "flips": {name: flips(pairs[name]) for name in SETS if pairs[name]},
-        "groups": {},
-    }
+    pairs = outcomes.shared(before, after)
+    told: Json = {"flips": {name: flips(pairs[name]) for name in SETS if pairs[name]}, "groups": {}}
     for group, asked in pairs.items():
         if apart := difference(asked):
             told["groups"][group] = apart._asdict()
@@ -284,8 +348,7 @@ def changes(before: Json, after: Json) -> Json:
 
 def flips(pairs: Pairs) -> Json:
     """Greedy answers that became right and wrong, and McNemar's exact p that both are equally likely."""
-    gained = sum(right(b) and not right(a) for a, b in pairs)
-    lost = sum(right(a) and not right(b) for a, b in pairs)
+    gained, lost = map(len, outcomes.flips(pairs))
     return {"questions": len(pairs), "gained": gained, "lost": lost, "p": measures.mcnemar(gained, lost)}
 
 

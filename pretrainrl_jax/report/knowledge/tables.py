@@ -1,14 +1,12 @@
-"""The tables of what each system knows and how well it can tell, from "knowledge" in summary.json.
+"""What the page shows of what each system knows and how well it can tell, from "knowledge" in summary.json.
 
 Those of one row a system are data: columns, by `columns.sheet`.
 """
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any
 
-from pretrainrl_jax.knowledge.intervals import Difference
-from pretrainrl_jax.knowledge.state import STATES
+from pretrainrl_jax.report import charts, drawing
 from pretrainrl_jax.report.columns import (
     Cell,
     Sheet,
@@ -17,6 +15,7 @@ from pretrainrl_jax.report.columns import (
     at,
     changed,
     count,
+    estimated,
     figure,
     gain,
     in_percent,
@@ -25,17 +24,16 @@ from pretrainrl_jax.report.columns import (
     p_value,
     plain,
     rate,
+    rows_at,
     score,
     sheet,
 )
-from pretrainrl_jax.report.formats import Json, chance, percent, span
-from pretrainrl_jax.report.knowledge.figures import OUTCOMES
-from pretrainrl_jax.report.outcomes import GROUPS, truth
+from pretrainrl_jax.report.formats import Json, chance, percent
+from pretrainrl_jax.report.knowledge import theory
+from pretrainrl_jax.report.knowledge.figures import FALSEHOODS, OUTCOMES, STATES, answers, shown_as
+from pretrainrl_jax.report.outcomes import GROUPS, grouped, truth
 from pretrainrl_jax.report.summary import noun
 from pretrainrl_jax.report.systems import Systems
-
-Heads = Mapping[str, Cell]  # the beginnings of the systems' rows
-Row = tuple[Cell, Json]  # a system, and what is told of it
 
 VERDICTS = {
     "yes": Cell("yes", tone="right"),
@@ -136,7 +134,7 @@ UNTRAINED = {
 }
 SUREST: dict[str, Told] = {
     "confidence": at(chance, "confidence"),
-    "probability of the truth": lambda row: chance(truth(row["question"])),
+    "probability of the truth": lambda question: chance(truth(question)),
 }
 REPEATED = {
     "to questions": at(count, "said"),
@@ -167,17 +165,6 @@ def terminal(summary: Json, known: Systems) -> str:
     return plain(title, sheet(TERMINAL | scores, rows, "system"), words=[18])
 
 
-def rows_at(systems: Mapping[str, Json], heads: Heads, *path: str) -> list[Row]:
-    """A row of each system that has something at a path of its knowledge; of a list, a row of each item."""
-    rows: list[Row] = []
-    for name, told in systems.items():
-        found: Any = told
-        for key in path:
-            found = (found or {}).get(key)
-        rows += [(heads[name], each) for each in (found if isinstance(found, list) else [found]) if each]
-    return rows
-
-
 WAYS = {
     "two_agree": "two samples agree",
     "probability": "its own probability",
@@ -186,7 +173,7 @@ WAYS = {
 }
 
 
-def consistency(systems: Mapping[str, Json], heads: Heads, *ways: str) -> Sheet:
+def consistency(systems: Mapping[str, Json], heads: Mapping[str, Cell], *ways: str) -> Sheet:
     """A row of each system and way of abstaining by samples; scores are by penalty."""
     told = rows_at(systems, heads, "consistency")
     rows = [(name, WAYS[way].format(**own), own[way]) for name, own in told for way in ways]
@@ -197,13 +184,20 @@ def consistency(systems: Mapping[str, Json], heads: Heads, *ways: str) -> Sheet:
     return sheet(CONSISTENT | columns, rows, "system", "confidence is")
 
 
-def surest(wrong: Iterable[Json]) -> Sheet:
-    """The wrong answers that a system is surest of, as `falsehoods.surest` lists them."""
-    rows = []
-    for row in wrong:
-        asked, said = row["question"], Cell(row["said"], tone="wrong")
-        rows.append((str(asked.get("question") or ""), said, str(asked.get("answer") or ""), row))
+def surest(evaluation: Json) -> Sheet:
+    """The wrong answers that a system is surest of, the surest first."""
+    wrong = [(q, said) for q, said in answers(evaluation) if not q["best_right"] and q["confidence"]]
+    wrong.sort(key=lambda each: -each[0]["confidence"])
+    rows = [
+        (str(q.get("question") or ""), Cell(shown_as(said), tone="wrong"), str(q.get("answer") or ""), q)
+        for q, said in wrong[:FALSEHOODS]
+    ]
     return sheet(SUREST, rows, "question", "it says", "truth")
+
+
+def repeated(wrong: Iterable[Json]) -> Sheet:
+    """The wrong answers that a system gives again and again."""
+    return sheet(REPEATED, [(row["answer"], row) for row in wrong], "it says")
 
 
 def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
@@ -219,16 +213,66 @@ def moved(states_before: Mapping[str, Mapping[str, int]]) -> Sheet:
     return sheet(columns, [*states_before.items(), ("all after", sums)], "before")
 
 
-def _difference(told: Json) -> Cell:
-    return changed(Difference(**{name: told[name] for name in Difference._fields}), stacked=True)
-
-
 def reached(groups: Mapping[str, Json], before: str, after: str) -> Sheet:
     """Accuracy before and after in every group of questions."""
     columns: dict[str, Told] = {
         "number": at(count, "questions"),
-        f"{before}, %": lambda told: Cell(in_percent(told["before"]), span(told["before_interval"])),
-        f"{after}, %": lambda told: Cell(in_percent(told["after"]), span(told["after_interval"])),
-        "change, points": _difference,
+        f"{before}, %": estimated(in_percent, of="before"),
+        f"{after}, %": estimated(in_percent, of="after"),
+        "change, points": partial(changed, stacked=True),
     }
     return sheet(columns, [(GROUPS[group], told) for group, told in groups.items()], "questions")
+
+
+def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, shown: list[str]) -> Json | None:
+    """What the page shows; None where no system lists questions.
+
+    The questions of the systems `shown` (base, and the method) are looked at.
+    """
+    told = {n: s["knowledge"] for n, s in summary["systems"].items() if s.get("knowledge", {}).get("trained")}
+    if not told:
+        return None
+    shown = [name for name in shown if name in told] or [*told][-1:]
+    heads, label = drawing.heads(list(evaluations), known), known.label
+    titles = {"trained": noun(summary), "held_out": "held-out facts"}
+
+    def by_system(columns: Mapping[str, Told], *path: str) -> Sheet:
+        return sheet(columns, rows_at(told, heads, *path), "system")
+
+    def by_set(columns: Mapping[str, Told], *path: str) -> list[tuple[str, Sheet]]:
+        """A table of each set of questions for which there is any; the set is the `{}` of the path."""
+        paths = {title: [which if key == "{}" else key for key in path] for which, title in titles.items()}
+        made = {title: by_system(columns, *own) for title, own in paths.items()}
+        return [(title, of) for title, of in made.items() if len(of.heads) > of.words]
+
+    asked = {name: list(grouped(evaluations[name])["trained"].values()) for name in told}
+    pictures = [
+        (f"Reliability of {label(name)}", charts.reliability(asked[name], heads[name])) for name in shown
+    ]
+    pictures.append(("Mistakes by how much is answered, one line a system", charts.risk(asked, known)))
+    changed = [name for name, own in told.items() if own.get("changes", {}).get("flips")]
+    method = shown[-1] if shown[-1] in changed else next(iter(changed), "")
+    changes = told[method]["changes"] if method else {}
+    return {
+        "states": by_set(KNOWN, "{}"),
+        "meanings": STATES,
+        "probable": by_set(PROBABLE, "{}"),
+        "surest": [(label(name), surest(evaluations[name])) for name in shown],
+        "repeated": [(label(name), repeated(told[name]["repeated"])) for name in shown],
+        "pictures": [picture for picture in pictures if picture[1]],
+        "ordered": by_set(ORDERED, "{}", "confidence"),
+        "calibrated": by_set(CALIBRATED, "{}"),
+        "temperatures": by_system(TEMPERATURES, "temperature"),
+        "targets": by_system(TARGETS, "trained", "targets"),
+        "scaled_targets": by_system(TARGETS, "trained", "calibrated_targets"),
+        "agreeing": consistency(told, heads, "two_agree", "probability"),
+        "agreement": consistency(told, heads, "agreement", "confidence"),
+        "rubrics": by_system(RUBRICS, "rubric"),
+        "choices": by_system(CHOICES, "trained", "choice"),
+        "method": label(method),
+        "moved": moved(changes["states"]) if "states" in changes else None,
+        "flipped": by_set(FLIPPED, "changes", "flips", "{}"),
+        "groups": reached(changes.get("groups", {}), label("base"), label(method)),
+        "untrained": by_system(UNTRAINED, "changes", "suppressed"),
+        "theory": theory.section({n: own.get("theory") or {} for n, own in told.items()}, heads, shown[-1]),
+    }

@@ -2,19 +2,14 @@
 
 from collections.abc import Callable, Mapping
 
-from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, sheet
+from pretrainrl_jax.report.columns import Cell, Told, at, count, in_percent, listed, rows_at, sheet
 from pretrainrl_jax.report.formats import Json, brief, percent, signed
-from pretrainrl_jax.report.knowledge.tables import rows_at
 
 SHOWN = 10  # categories
 
 
 def _percent(value: float) -> str:
     return signed(100 * value, 1).removeprefix("+")
-
-
-def _doubled(value: float) -> Cell:
-    return Cell(in_percent(2 * value), f"2 × {in_percent(value)}")
 
 
 def _said(told: Json) -> Cell | str:
@@ -32,7 +27,7 @@ IIV: dict[str, Told] = {
     "questions": at(count, "questions"),
     "error, %": at(_percent, "error"),
     "bound, %": at(_percent, "bound"),
-    "= 2 × misclassified": at(_doubled, "err_iiv"),
+    "= 2 × misclassified": at(lambda half: Cell(in_percent(2 * half), f"2 × {in_percent(half)}"), "err_iiv"),
     "− valid / errors": at(_percent, "size_term"),
     "− δ": at(_percent, "delta"),
     "it says": _said,
