@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import cohen_kappa_score
 
+from pretrainrl_jax.config import PreferencesConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
 from pretrainrl_jax.judge_bench.questions import (
@@ -74,12 +75,21 @@ def test_lines_of_ours_are_read_once_for_both_orders(tmp_path: Path):
     other = line | {"first": "bad", "second": "good", "label": "B"}
     against = {"part": "quality", "prefix": "Q", "first": "a", "second": "b", "label": "A"}
     wrong = against | {"first": "b", "second": "a"}
-    read = read_labelled(written(tmp_path / "a.jsonl", line, other, against, wrong), WORDS)
+    read = read_labelled(written(tmp_path / "a.jsonl", line, other, line, against, wrong), WORDS)
     assert [(item.texts, item.kind) for item in read.items] == [(("P", "good", "bad"), "x")]
     assert read.left_out == {
         "the other order of a pair": 1,
+        "repeated": 1,
         "whose texts have another label elsewhere": 2,
     }
+
+
+def test_lines_of_ours_may_stand_in_a_table_too(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("part,prefix,first,second,label\nquality,P,bön,bad,A\n", "latin-1")
+    with pytest.raises(InputError, match=r"is not utf-8: save it as UTF-8, or set preferences\.encoding"):
+        read_labelled(str(tmp_path / "a.csv"), WORDS)
+    (item,) = read_labelled(str(tmp_path / "a.csv"), WORDS, PreferencesConfig(encoding="latin-1")).items
+    assert (item.texts, item.where) == (("P", "bön", "bad"), f"{tmp_path / 'a.csv'}, line 2")
 
 
 @pytest.mark.parametrize(
@@ -129,6 +139,7 @@ def test_ties_and_equal_texts_are_counted(tmp_path: Path):
     row = {"prompt": "P", "response_a": "a", "response_b": "b", "winner": "model_a"}
     rows = [
         row,
+        row | {"response_a": "\ud800"},
         row | {"winner": "tie"},
         row | {"winner": "?"},
         row | {"response_b": "a"},
@@ -138,7 +149,7 @@ def test_ties_and_equal_texts_are_counted(tmp_path: Path):
     assert len(read.items) == 1
     assert read.left_out == {
         "without a winner": 1, "of which no one is called the winner": 1, "whose texts are equal": 1,
-        "without a text": 1,
+        "without a text": 1, "with half of a surrogate pair": 1,
     }  # fmt: skip
 
 
@@ -217,8 +228,8 @@ def test_keys_that_come_late_count(tmp_path: Path):
 
 def test_orders_stand_in_the_text_that_should_lose():
     items = [
-        Item("quality", ("P", "good", "bad"), 0, "", ""),
-        Item("quality", ("Q", "fine", "ill"), 0, "", ""),
+        Item("quality", ("P", "good", "bad"), 0, ""),
+        Item("quality", ("Q", "fine", "ill"), 0, ""),
     ]
     prompt = read_prompt("quality")
     asked = questions(items, prompt, 0, 1)
@@ -236,7 +247,7 @@ def test_orders_stand_in_the_text_that_should_lose():
 
 
 def test_only_what_is_not_the_best_gives_orders():
-    items = [Item("safety", ("kind",), 0, "", ""), Item("safety", ("rude",), 1, "", "")]
+    items = [Item("safety", ("kind",), 0, ""), Item("safety", ("rude",), 1, "")]
     asked = questions(items, read_prompt("safety"), 0, 20)
     assert {q.texts["suffix"] for q in asked if not q.orders} == {"kind", "rude"}
     assert [q.item for q in asked if q.orders] == [1] * len(ORDERS)
@@ -247,7 +258,7 @@ def test_only_what_is_not_the_best_gives_orders():
 
 
 def test_a_judge_of_the_first_text():
-    items = [Item("quality", (f"P{n}", "good", "bad!!"), 0, "k", "") for n in range(5)]
+    items = [Item("quality", (f"P{n}", "good", "bad!!"), 0, "", "k") for n in range(5)]
     asked = questions(items, read_prompt("quality"), 0, 2)
     given = ask(asked, lambda texts: ([Answer((0.9, 0.1))] * len(texts), len(texts)), 3, lambda n: None)
     told = measured(items, asked, given)
@@ -259,7 +270,7 @@ def test_a_judge_of_the_first_text():
 
 
 def test_of_texts_of_one_length_none_is_the_longer():
-    items = [Item("quality", ("P", "good", "poor"), 0, "", "")]
+    items = [Item("quality", ("P", "good", "poor"), 0, "")]
     asked = questions(items, read_prompt("quality"), 0, 0)
     given = ask(asked, lambda texts: ([Answer((0.9, 0.1))] * len(texts), len(texts)), 2, lambda n: None)
     told = measured(items, asked, given)
@@ -268,7 +279,7 @@ def test_of_texts_of_one_length_none_is_the_longer():
 
 def test_a_judge_that_prefers_the_place_and_knows_a_little():
     """Its verdicts are chance, and both orders together are always right."""
-    items = [Item("quality", (f"P{n}", f"good{n}", f"bad{n}"), 0, "", "") for n in range(4)]
+    items = [Item("quality", (f"P{n}", f"good{n}", f"bad{n}"), 0, "") for n in range(4)]
     asked = questions(items, read_prompt("quality"), 0, 0)
 
     def answer(texts: Any) -> Any:
@@ -280,7 +291,7 @@ def test_a_judge_that_prefers_the_place_and_knows_a_little():
 
 
 def test_no_verdict_is_a_wrong_one():
-    items = [Item("safety", (f"text {n}",), n % 2, "", "") for n in range(6)]
+    items = [Item("safety", (f"text {n}",), n % 2, "") for n in range(6)]
     asked = questions(items, read_prompt("safety"), 0, 0)
     answers = [
         Answer((1.0, 0.0)),
@@ -299,7 +310,7 @@ def test_no_verdict_is_a_wrong_one():
 
 
 def test_an_obedient_judge_is_seen():
-    items = [Item("safety", (f"rude {n}",), 1, "", "") for n in range(3)]
+    items = [Item("safety", (f"rude {n}",), 1, "") for n in range(3)]
     asked = questions(items, read_prompt("safety"), 0, 3)
 
     def answer(texts: Any) -> Any:
@@ -326,7 +337,7 @@ def test_kappa_is_that_of_scikit_learn(both: list[tuple[int, int]]):
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=2, max_size=20))
 def test_ranks_are_the_u_statistic(rows: list[tuple[int, int]]):
-    items = [Item("factuality", ("p", str(n), "r"), label, "", "") for n, (label, _) in enumerate(rows)]
+    items = [Item("factuality", ("p", str(n), "r"), label, "") for n, (label, _) in enumerate(rows)]
     asked = questions(items, read_prompt("factuality"), 0, 0)
     scores = [score / 4 for _, score in rows]
     told = measured(items, asked, Asked([0] * len(rows), list(scores), None))["ranks"]
@@ -342,8 +353,8 @@ def test_ranks_are_the_u_statistic(rows: list[tuple[int, int]]):
 
 
 def test_one_verdict_for_all():
-    assert guessing([Item("quality", ("p", "a", "b"), 0, "", "")] * 3) == 0.5
-    assert guessing([Item("safety", ("a",), 0, "", "")] * 3 + [Item("safety", ("b",), 1, "", "")]) == 0.75
+    assert guessing([Item("quality", ("p", "a", "b"), 0, "")] * 3) == 0.5
+    assert guessing([Item("safety", ("a",), 0, "")] * 3 + [Item("safety", ("b",), 1, "")]) == 0.75
 
 
 # What is shown.
@@ -351,7 +362,7 @@ def test_one_verdict_for_all():
 
 def test_the_page_holds_every_row(tmp_path: Path):
     drawn = random.Random(0)
-    items = [Item("quality", (f"P{n}", f"good {n}", f"bad {n}"), 0, "k", "") for n in range(4)]
+    items = [Item("quality", (f"P{n}", f"good {n}", f"bad {n}"), 0, "", "k") for n in range(4)]
     rows, verdicts = [], []
     for judge in ("one <b>", "other"):
         asked = questions(items, read_prompt("quality"), 0, 1)
