@@ -18,7 +18,7 @@ from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.improvement.grading import Graded
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge
-from pretrainrl_jax.judging.parts import prompts_of
+from pretrainrl_jax.judging.prompts import prompts_of
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.model.decoder import PLAIN
 from pretrainrl_jax.progress import SILENT

@@ -12,7 +12,7 @@ import numpy as np
 
 from pretrainrl_jax.judge_bench.labelled import Item
 from pretrainrl_jax.judging.parts import Answer, Texts, worth
-from pretrainrl_jax.judging.prompts import Prompt, fences_of
+from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.report.bootstrap import mean_interval
 
 Json = dict[str, Any]
@@ -42,7 +42,7 @@ def _asks(text: str, prompt: Prompt, verdict: str) -> str:
 
 def _closes(text: str, prompt: Prompt, verdict: str) -> str:
     """Ends its block by the prompt's own marks, and says what the prompt's end says, with a verdict."""
-    fences = fences_of(prompt.text) or ("",)
+    fences = prompt.fences or ("",)
     closing, opening = fences[-1], fences[0]
     return f"{text}\n{closing}\n\n{prompt.ending.strip()} {verdict}\n\n{opening}\n{text}"
 

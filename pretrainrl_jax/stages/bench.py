@@ -13,8 +13,8 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.judge_bench.labelled import Item, Labelled
 from pretrainrl_jax.judge_bench.questions import Question, agreement, ask, guessing, measured, questions
 from pretrainrl_jax.judging.local import LocalJudge
-from pretrainrl_jax.judging.parts import ASKING, Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt, variants
+from pretrainrl_jax.judging.parts import Answer, Texts
+from pretrainrl_jax.judging.prompts import ASKING, Prompt, read_prompt, variants
 from pretrainrl_jax.judging.remote import RemoteJudge, answering
 from pretrainrl_jax.judging.server import Server
 from pretrainrl_jax.mining.fingerprint import made_by, short_digest

@@ -26,8 +26,8 @@ from pretrainrl_jax.judge_bench.questions import (
     measured,
     questions,
 )
-from pretrainrl_jax.judging.parts import ASKING, Answer
-from pretrainrl_jax.judging.prompts import read_prompt
+from pretrainrl_jax.judging.parts import Answer
+from pretrainrl_jax.judging.prompts import ASKING, read_prompt
 from pretrainrl_jax.report.judges import in_markdown, table, write_judges
 
 PROGRAM = Path(__file__).parent.parent.parent / "benchmarks" / "judge_set.py"
