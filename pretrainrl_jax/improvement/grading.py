@@ -1,6 +1,6 @@
 """What outputs of a judge or a rewriter that learns earn (arXiv 2601.21343), and how well it so does."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -81,23 +81,17 @@ def grade_rewrites(
     return groups
 
 
-def group_of(example: Labelled) -> str:
-    """What an example is told with: its part; of a rewriter, whether its suffix is safe."""
-    return example.label if example.part == "rewrite" else example.part
-
-
 def measured(examples: Sequence[Labelled], grades: Sequence[Graded]) -> dict[str, Any]:
     """Of one output for each example: by group, and of all, the mean reward with its 95 % interval.
 
-    Of a judge's verdicts the reward is the accuracy. What belongs together is drawn together: both orders of
-    a pair, and what shares a prefix.
+    A group is a part, of which the mean is the accuracy; of a rewriter, the safe suffixes or the others. What
+    belongs together is drawn together: both orders of a pair, and what shares a prefix.
     """
-    both = list(zip(examples, grades, strict=True))
-    groups = {
-        name: [pair for pair in both if group_of(pair[0]) == name]
-        for name in sorted({*map(group_of, examples)})
-    }
-    return {name: _told(own) for name, own in groups.items()} | {"all": _told(both)}
+    every = list(zip(examples, grades, strict=True))
+    groups: dict[str, list[tuple[Labelled, Graded]]] = defaultdict(list)
+    for example, graded in every:
+        groups[example.label if example.part == "rewrite" else example.part].append((example, graded))
+    return {name: _told(own) for name, own in sorted(groups.items())} | {"all": _told(every)}
 
 
 def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:

@@ -4,9 +4,9 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from pretrainrl_jax.config import PreferencesConfig
@@ -56,7 +56,7 @@ class Labelled(NamedTuple):
     source: str
     read_as: str  # in words
     left_out: Counter[str]  # rows by reason
-    verdicts: Mapping[str, int] = MappingProxyType(VERDICTS)  # of each part, how many labels there may be
+    verdicts: Mapping[str, int] = VERDICTS  # of each part, how many labels there may be
 
     @property
     def told(self) -> str:
@@ -106,21 +106,21 @@ def read_labelled(
             items += read(row.values, row.where)
         except Unlike as why:
             left_out[str(why)] += 1
-    return _settled(path, read_as, items, left_out)
+    return _settled(Labelled(items, path, read_as, left_out))
 
 
-def _settled(source: str, read_as: str, items: Sequence[Item], left_out: Counter[str]) -> Labelled:
+def _settled(read: Labelled) -> Labelled:
     """Equal items once; those whose texts have another label elsewhere not at all."""
 
     def texts(item: Item) -> tuple[str, ...]:
         return (item.part, *(sorted(item.texts) if item.part == "quality" else item.texts))
 
     told = "whose texts have another label elsewhere"
-    kept = settled(items, texts, lambda item: (item.label, item.texts), left_out, told)
-    labelled = Labelled(kept, source, read_as, +left_out)
+    kept = settled(read.items, texts, lambda item: (item.label, item.texts), read.left_out, told)
+    read = read._replace(items=kept, left_out=+read.left_out)
     if not kept:
-        raise InputError(f"nothing labelled in {labelled.told}")
-    return labelled
+        raise InputError(f"nothing labelled in {read.told}")
+    return read
 
 
 def _ours(path: str, rows: Sequence[Row], verdicts: Mapping[str, Sequence[str]]) -> Labelled:
@@ -138,8 +138,8 @@ def _ours(path: str, rows: Sequence[Row], verdicts: Mapping[str, Sequence[str]])
             label = 0
         items.append(Item(one.part, texts, label, one.where, one.kind))
     source = "the small set that comes with us" if path == str(SHIPPED) else path
-    read = _settled(source, "labelled lines", items, left_out)
-    return read._replace(verdicts={part: len(words) for part, words in verdicts.items()})
+    counts = {part: len(words) for part, words in verdicts.items()}
+    return _settled(Labelled(items, source, "labelled lines", left_out, counts))
 
 
 def _preferences(settings: PreferencesConfig) -> Labelled:
@@ -151,7 +151,7 @@ def _preferences(settings: PreferencesConfig) -> Labelled:
             texts = (prefix, written(pair.chosen), written(pair.rejected))
             items.append(Item("quality", texts, 0, settings.path))
     left_out = Counter(lost.rule for lost in read.dropped)
-    return _settled(settings.path, "chosen and rejected answers", items, left_out)
+    return _settled(Labelled(items, settings.path, "chosen and rejected answers", left_out))
 
 
 def written(text: Text, opens: bool = False) -> str:
@@ -221,11 +221,10 @@ def _count_from(path: str, column: str, winners: Sequence[Any]) -> int:
 
 def _number(value: Any) -> float | None:
     """A number, also one that is written as text; None for anything else."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-    return None if math.isnan(number) else number
+    with suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and not math.isnan(number := float(value)):
+            return number
+    return None
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Judges on labelled texts: what is read, what is asked, what is measured; against counts by hand."""
 
 import json
+import math
 import random
 import re
 import runpy
@@ -19,7 +20,6 @@ from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
 from pretrainrl_jax.judge_bench.questions import (
     ORDERS,
     Asked,
-    agreement,
     ask,
     guessing,
     kappa,
@@ -156,6 +156,10 @@ def test_ties_and_equal_texts_are_counted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "winner": 10**400}],
+            "called the winner",
+        ),
         ([{"a": 1}], "nothing says what is labelled: the columns are a"),
         ([{"prompt": "P", "response_a": "a", "response_b": "b", "winner": "tie"}], "nothing labelled in"),
         ([{"part": "quality", "prefix": "P", "first": "a", "second": "b", "label": "C"}], "label is 'C'"),
@@ -299,7 +303,7 @@ def test_no_verdict_is_a_wrong_one():
         Answer((0.5, 0.5)),
         Answer((0.0, 1.0)),
         Answer(None),
-        Answer(None),
+        Answer((math.nan, math.nan)),
     ]
     told = measured(items, asked, ask(asked, lambda texts: (answers, 0), 6, lambda n: None))
     assert (told["right"], told["undecided"], told["kappa"]) == (
@@ -307,6 +311,7 @@ def test_no_verdict_is_a_wrong_one():
         pytest.approx(4 / 6),
         1.0,
     )
+    assert told["ranks"] == 1.0  # of what has a score
 
 
 def test_an_obedient_judge_is_seen():
@@ -332,7 +337,7 @@ def test_kappa_is_that_of_scikit_learn(both: list[tuple[int, int]]):
         assert len(set(ones)) == 1
     else:
         assert mine == pytest.approx(cohen_kappa_score(ones, others, labels=[0, 1, 2]))
-    assert agreement([None, *ones], [1, *others]) == mine
+    assert kappa([(None, 1), *both]) == mine
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=2, max_size=20))
@@ -375,7 +380,7 @@ def test_the_page_holds_every_row(tmp_path: Path):
     told = {
         "source": "file", "read_as": "lines", "left_out": {"repeated": 2}, "items": {"quality": 4},
         "guessing": {"quality": 0.5}, "rows": rows,
-        "agreement": {"quality": [[agreement(a, b) for a in verdicts] for b in verdicts]},
+        "agreement": {"quality": [[kappa(zip(a, b, strict=True)) for a in verdicts] for b in verdicts]},
     }  # fmt: skip
     page = write_judges(tmp_path, told).read_text()
     assert "one &lt;b&gt;" in page
