@@ -173,7 +173,7 @@ class Server:
                     raise self._failure(error) from None
                 self._ledger.put(key, self._run, reply)
                 taken = (1, reply.tokens_in, reply.tokens_out)
-                self.spent = Spent(*(a + b for a, b in zip(self.spent, taken, strict=True)))
+                self.spent = Spent(*map(sum, zip(self.spent, taken, strict=True)))
         return reply
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -241,12 +241,11 @@ class Server:
         """Seconds since the first failure after its last reply."""
         return 0.0 if self._failing is None else time.monotonic() - self._failing
 
-    def _passes(self, error: BaseException) -> bool:
+    def _passes(self, error: Any) -> bool:
         """Whether a request that failed so may succeed later."""
-        status = getattr(error, "status_code", None)
         if isinstance(error, self._openai.APIStatusError):
-            out_of_money = getattr(error, "code", None) == "insufficient_quota"
-            return not out_of_money and (status in PASSING or (status or 0) >= 500)
+            passing = error.status_code in PASSING or error.status_code >= 500
+            return passing and error.code != "insufficient_quota"  # money does not come back by waiting
         return isinstance(error, (self._openai.OpenAIError, TimeoutError, ValueError, _Odd))
 
     def _pause(self, state: Any) -> float:
@@ -285,13 +284,11 @@ class Server:
             f"{settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
         )
 
-    def _why(self, error: BaseException | None) -> str:
-        cause = error.__cause__ if error else None
-        if cause and isinstance(error, self._openai.APIConnectionError):
-            error = cause
-        text = first_line(error) if error else ""
-        if isinstance(error, TimeoutError):
-            text = f"no reply within {self._settings.timeout:g} s"
+    def _why(self, error: BaseException) -> str:
+        if isinstance(error, self._openai.APIConnectionError):
+            error = error.__cause__ or error
+        timed_out = f"no reply within {self._settings.timeout:g} s"
+        text = timed_out if isinstance(error, TimeoutError) else first_line(error)
         return text.replace(self._key, "…") if self._key else text
 
 
