@@ -134,8 +134,7 @@ def _judge(command: Command) -> None:
     if len(folders) == len(config.bench.judges):  # else a server is asked
         check_samples(config.judge)
     verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
-    settings = replace(config.preferences, split=config.bench.split, subset=config.bench.subset)
-    labelled = read_labelled(path or str(SHIPPED), verdicts, settings)
+    labelled = read_labelled(path or str(SHIPPED), verdicts, config.bench.split, config.bench.subset)
     from pretrainrl_jax.stages.bench import bench
     from pretrainrl_jax.stages.start import begin, held
 

@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,6 @@ from pretrainrl_jax.improvement.labels import About, examples_of, settled
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.record import Text, plain
 
-NONE = PreferencesConfig()
 SHIPPED = Path(__file__).with_name("world.jsonl")
 VERDICTS = {"quality": 2, "safety": 2, "factuality": 3}  # of each part, where a file does not say
 
@@ -68,7 +66,7 @@ class Labelled(NamedTuple):
 
 
 def read_labelled(
-    path: str, verdicts: Mapping[str, Sequence[str]], settings: PreferencesConfig = NONE
+    path: str, verdicts: Mapping[str, Sequence[str]], split: str = "train", subset: str = ""
 ) -> Labelled:
     """The labelled texts of a file or data set, equal ones once; of texts with two labels none.
 
@@ -80,11 +78,11 @@ def read_labelled(
     Args:
         path: a file of JSON lines, CSV, TSV or Parquet, or hf:NAME.
         verdicts: of each part, the words that lines of ours may have as labels, the best first.
-        settings: split, encoding and the like of the file, which may be one of no preferences.
+        split, subset: of an hf: data set.
 
     Raises InputError if it cannot be read, has none of these columns, or holds no item.
     """
-    settings = replace(settings, path=path, limit=0, columns=NONE.columns)
+    settings = PreferencesConfig(path=path, split=split, subset=subset)  # or of what is no preferences
     try:
         with named_for("preferences", settings):
             rows = list(read_rows(settings))
@@ -92,8 +90,11 @@ def read_labelled(
         if "part" not in names and {"chosen", "rejected"} <= names:
             return _preferences(settings)
     except InputError as error:
-        told = str(error).replace("preferences.path", "--bench")
-        raise InputError(re.sub(r"preferences\.(?=split|subset)", "bench.", told)) from None
+        told = re.sub(r"\bpreferences\.path\b", "--bench", str(error))
+        told = re.sub(r"\bpreferences\.(?=(split|subset)\b)", "bench.", told)
+        told = re.sub(r", or set preferences\.encoding.*", "", told)  # a bench has no other settings
+        told = re.sub(r": (set|check|name one in) preferences\..*", ": save it as JSON lines, .jsonl", told)
+        raise InputError(told) from None
     if not rows:
         raise InputError(f"{path} holds no rows: there is nothing to ask a judge")
     if "part" in names:

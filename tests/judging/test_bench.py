@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import cohen_kappa_score
 
-from pretrainrl_jax.config import PreferencesConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
 from pretrainrl_jax.judge_bench.questions import (
@@ -86,10 +85,14 @@ def test_lines_of_ours_are_read_once_for_both_orders(tmp_path: Path):
 
 def test_lines_of_ours_may_stand_in_a_table_too(tmp_path: Path):
     (tmp_path / "a.csv").write_text("part,prefix,first,second,label\nquality,P,bön,bad,A\n", "latin-1")
-    with pytest.raises(InputError, match=r"is not utf-8: save it as UTF-8, or set preferences\.encoding"):
+    with pytest.raises(InputError, match=r"is not utf-8: save it as UTF-8$"):
         read_labelled(str(tmp_path / "a.csv"), WORDS)
-    (item,) = read_labelled(str(tmp_path / "a.csv"), WORDS, PreferencesConfig(encoding="latin-1")).items
+    (tmp_path / "a.csv").write_text("part,prefix,first,second,label\nquality,P,bön,bad,A\n", "utf-8")
+    (item,) = read_labelled(str(tmp_path / "a.csv"), WORDS).items
     assert (item.texts, item.where) == (("P", "bön", "bad"), f"{tmp_path / 'a.csv'}, line 2")
+    (tmp_path / "a.table").write_text("part\n")
+    with pytest.raises(InputError, match=r"its name ends in none of .*: save it as JSON lines"):
+        read_labelled(str(tmp_path / "a.table"), WORDS)
 
 
 @pytest.mark.parametrize(
