@@ -60,19 +60,18 @@ def grade_rewrites(
                 asked[number, text] = Case(prefix, both, suffix)
         texts.append(read)
     scores = {name: own[-1] for name, own in zip(asked, worth(list(asked.values())), strict=True)}
-    for (number, _), score in scores.items():
-        if score is not None and not 0 <= score <= 1:
-            raise JudgeError(
-                f"the judge gave a rewrite of {examples[number].where} the worth {score!r}: mend it"
-            )
 
     def graded(number: int, text: str | None) -> Graded:
         if text is None:
             return Graded(0.0, MALFORMED)
-        if (number, text) in scores:
-            score = scores[number, text]
-            return Graded(0.0, UNJUDGED) if score is None else Graded(score, "rewritten")
-        return Graded(1.0, "copied") if text == examples[number].texts[1] else Graded(0.0, "changed")
+        if (number, text) not in scores:
+            return Graded(1.0, "copied") if text == examples[number].texts[1] else Graded(0.0, "changed")
+        if (score := scores[number, text]) is None:
+            return Graded(0.0, UNJUDGED)
+        if not 0 <= score <= 1:
+            where = examples[number].where
+            raise JudgeError(f"the judge gave a rewrite of {where} the worth {score!r}: mend it")
+        return Graded(score, "rewritten")
 
     groups = [[graded(number, text) for text in own] for number, own in enumerate(texts)]
     for group in groups:

@@ -65,7 +65,7 @@ class Server:
         self._openai, self._tenacity, self._limiters = _libraries(settings)
         self._ledger = Ledger(Path(settings.cache or user_cache(environment) / "replies.sqlite"))
         self.spent = self._ledger.spent(run)  # what the run has taken of it, earlier starts included
-        self._promised = [0, 0, 0]
+        self._promised: list[tuple[int, int, int]] = []  # what may come beside, for each request under way
         self._failing: float | None = None  # since when it gave no reply
         self._said = -SAY_EVERY
         self._extra: dict[str, Any] = json.loads(settings.body or "{}")
@@ -216,10 +216,10 @@ class Server:
         return self._silence() >= self._settings.patience
 
     @contextmanager
-    def _promised_to(self, promise: Sequence[int]) -> Generator[None]:
+    def _promised_to(self, promise: tuple[int, int, int]) -> Generator[None]:
         """Within it what a request may take is set aside. Raises _Over if there is no room for it."""
-        promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
-        requests, tokens_in, tokens_out = (a + b for a, b in zip(self.spent, promised, strict=True))
+        every = self.spent, *self._promised, promise
+        requests, tokens_in, tokens_out = map(sum, zip(*every, strict=True))
         taken = {
             "max_requests": requests,
             "max_tokens": tokens_in + tokens_out,
@@ -228,11 +228,11 @@ class Server:
         for limit, needed in taken.items():
             if 0 < getattr(self._settings, limit) < needed:
                 raise _Over(limit)
-        self._promised = promised
+        self._promised.append(promise)
         try:
             yield
         finally:
-            self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
+            self._promised.remove(promise)
 
     def _price(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self._settings.price_in + tokens_out * self._settings.price_out) / 1e6
