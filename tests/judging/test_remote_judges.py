@@ -196,7 +196,8 @@ def test_pairs_without_a_verdict_are_in_no_mean(tmp_path: Path):
 def test_the_last_words_and_what_stands_behind_them():
     assert last_words("one two three four five six") == "two three four five six"
     assert last_words("one  two\nthree ") == "one  two\nthree "
-    assert last_words("") == ""
+    assert last_words("") == last_words(" \n") == ""
+    assert last_words("x" * 300_000 + " a b c d e f") == "b c d e f"  # at once
     assert behind("c d", "c d ran home.", " x") == " ran home."
     assert behind("c  d", "<<<\nc d ran\n>>>", " x") == " ran"
     assert behind("c d ", "c d ran", "x") == "ran"  # the space is the prefix's
