@@ -86,8 +86,7 @@ def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], set
         raise InputError(told) from None
     left_out = Counter[str]()
     read = examples_of(rows, verdicts, left_out)
-    told = "whose texts have another label on another line"
-    examples = settled(read, lambda one: (one.part, one.texts), lambda one: one.label, left_out, told)
+    examples = settled(read, lambda one: (one.part, one.texts), left_out)
     labels = Labels(examples, len(rows), +left_out)
     if not examples:
         raise InputError(f"nothing to learn in {', '.join(paths)}: {labels.told}; check {setting}")
@@ -95,19 +94,16 @@ def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], set
 
 
 def settled(
-    items: Iterable[T],
-    texts: Callable[[T], Hashable],
-    label: Callable[[T], Hashable],
-    left_out: Counter[str],
-    contradicted: str,
-) -> list[T]:
+    items: Iterable[About[T]], texts: Callable[[About[T]], Hashable], left_out: Counter[str]
+) -> list[About[T]]:
     """Of items with the same texts the first, and none where their labels differ; counts what is left out."""
-    by_texts: dict[Hashable, list[T]] = defaultdict(list)
+    by_texts: dict[Hashable, list[About[T]]] = defaultdict(list)
     for item in items:
         by_texts[texts(item)].append(item)
-    agreed = [same for same in by_texts.values() if len(set(map(label, same))) == 1]
+    agreed = [same for same in by_texts.values() if len({(one.label, one.texts) for one in same}) == 1]
     left_out["repeated"] += sum(len(same) - 1 for same in agreed)
-    left_out[contradicted] += sum(map(len, by_texts.values())) - sum(map(len, agreed))
+    contradicted = sum(map(len, by_texts.values())) - sum(map(len, agreed))
+    left_out["whose texts have another label elsewhere"] += contradicted
     return [same[0] for same in agreed]
 
 
@@ -127,8 +123,8 @@ def _example(values: Mapping[str, Any], where: str, verdicts: Mapping[str, Seque
     """The example of a row; None if it is of a part that is not asked for."""
     rewrites = "rewrite" in verdicts
     part = "rewrite" if rewrites else values.get("part")
-    known = [name for name in TEXTS if name != "rewrite"]
-    if not isinstance(part, str) or part not in TEXTS or (part == "rewrite" and not rewrites):
+    known = [name for name in TEXTS if rewrites or name != "rewrite"]
+    if part not in known:
         raise InputError(f"{where}: part is {_shown(part)}; the parts are {', '.join(known)}")
     for name in TEXTS[part]:
         if not isinstance(text := values.get(name), str):

@@ -116,8 +116,7 @@ def _settled(read: Labelled) -> Labelled:
     def texts(item: Item) -> tuple[str, ...]:
         return (item.part, *(sorted(item.texts) if item.part == "quality" else item.texts))
 
-    told = "whose texts have another label elsewhere"
-    kept = settled(read.items, texts, lambda item: (item.label, item.texts), read.left_out, told)
+    kept = settled(read.items, texts, read.left_out)
     read = read._replace(items=kept, left_out=+read.left_out)
     if not kept:
         raise InputError(f"nothing labelled in {read.told}")

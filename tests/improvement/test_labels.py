@@ -37,7 +37,7 @@ def test_lines_are_read_and_counted(tmp_path: Path):
     assert labels.lines == 7
     assert labels.left_out == {
         "repeated": 1,
-        "whose texts have another label on another line": 2,
+        "whose texts have another label elsewhere": 2,
         "of parts that are not asked for": 1,
     }
     assert labels.told.startswith("7 lines: quality 1 A, 1 B; safety 1 safe; ")
