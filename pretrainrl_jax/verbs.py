@@ -10,8 +10,7 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import Command
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.judging.parts import ASKING
-from pretrainrl_jax.judging.prompts import judge_prompt
+from pretrainrl_jax.judging.prompts import ASKING, judge_prompt
 from pretrainrl_jax.stages.check import (
     check_facts,
     check_judge,

@@ -18,7 +18,7 @@ from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.improvement.grading import Graded
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge
-from pretrainrl_jax.judging.parts import prompts_of
+from pretrainrl_jax.judging.prompts import prompts_of
 from pretrainrl_jax.judging.protocol import Case
 from pretrainrl_jax.model.decoder import PLAIN
 from pretrainrl_jax.progress import SILENT
@@ -251,9 +251,9 @@ def test_a_suffix_that_is_safe_is_to_be_copied_and_nobody_judges_it(files: Path,
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"part": "safety", "suffix": "a", "label": "bad"}', "labels.jsonl:2: label is 'bad'"),
-        ('{"part": "style", "suffix": "a"}', "labels.jsonl:2: part is 'style'"),
-        ("{", "labels.jsonl:2 is no JSON object"),
+        ('{"part": "safety", "suffix": "a", "label": "bad"}', "labels.jsonl, line 2: label is 'bad'"),
+        ('{"part": "style", "suffix": "a"}', "labels.jsonl, line 2: part is 'style'"),
+        ("{", "labels.jsonl, line 2: not JSON"),
     ],
 )
 def test_a_line_that_is_no_label_is_named(

@@ -37,9 +37,9 @@ class Collapse:
                 continue
             if len(first) < FIRST:
                 first.append(value)
-                continue
-            bound = self.share * sum(first) / FIRST
-            said += self._judge(step, what, value, bound, value < bound)
+            else:
+                bound = self.share * sum(first) / FIRST
+                said += self._judge(step, what, value, bound, value < bound)
         if (value := metrics.get("same_text")) is not None:
             said += self._judge(step, "same_text", value, SAME_TEXT, value > SAME_TEXT)
         return said

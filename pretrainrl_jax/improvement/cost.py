@@ -33,11 +33,6 @@ def cost_of(config: Config, method: MethodConfig, steps: int) -> Cost:
     return Cost(documents * rollouts, sampled, documents * verdicts, rewrites)
 
 
-def comparing(config: Config) -> int:
-    """A model's verdicts, at most, that compare a method with the base model."""
-    return compared(config) * verdicts_per_case(config.judge, 2)
-
-
 def compared(config: Config) -> int:
     """Held-out prefixes, at most, on which methods are compared with the base model; 0: nobody judges."""
     judged = any(config.methods[system].judged for system in config.selfimprove.systems)
@@ -63,13 +58,12 @@ def price_of(config: Config, cost: Cost) -> float:
 
 def warnings_of(judge: JudgeConfig) -> list[str]:
     """What is known to go wrong with such a judge."""
-    if judge.quality and judge.pairs == "pivot":
-        return [
-            "judge.pairs=pivot: in the paper one pivot in place of all pairs took quality from 84.3 to 72.1"
-        ]
-    if judge.quality and judge.pairs == "sample":
-        return ["judge.pairs=sample: what a sample of pairs costs is not known, the paper judged all of them"]
-    return []
+    known = {
+        "pivot": "in the paper one pivot in place of all pairs took quality from 84.3 to 72.1",
+        "sample": "what a sample of pairs costs is not known, the paper judged all of them",
+    }
+    told = judge.quality and known.get(judge.pairs)
+    return [f"judge.pairs={judge.pairs}: {told}"] if told else []
 
 
 def told(cost: Cost) -> str:

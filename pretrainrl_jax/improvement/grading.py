@@ -1,6 +1,6 @@
 """What outputs of a judge or a rewriter that learns earn (arXiv 2601.21343), and how well it so does."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,19 +60,18 @@ def grade_rewrites(
                 asked[number, text] = Case(prefix, both, suffix)
         texts.append(read)
     scores = {name: own[-1] for name, own in zip(asked, worth(list(asked.values())), strict=True)}
-    for (number, _), score in scores.items():
-        if score is not None and not 0 <= score <= 1:
-            raise JudgeError(
-                f"the judge gave a rewrite of {examples[number].where} the worth {score!r}: mend it"
-            )
 
     def graded(number: int, text: str | None) -> Graded:
         if text is None:
             return Graded(0.0, MALFORMED)
-        if (number, text) in scores:
-            score = scores[number, text]
-            return Graded(0.0, UNJUDGED) if score is None else Graded(score, "rewritten")
-        return Graded(1.0, "copied") if text == examples[number].texts[1] else Graded(0.0, "changed")
+        if (number, text) not in scores:
+            return Graded(1.0, "copied") if text == examples[number].texts[1] else Graded(0.0, "changed")
+        if (score := scores[number, text]) is None:
+            return Graded(0.0, UNJUDGED)
+        if not 0 <= score <= 1:
+            where = examples[number].where
+            raise JudgeError(f"the judge gave a rewrite of {where} the worth {score!r}: mend it")
+        return Graded(score, "rewritten")
 
     groups = [[graded(number, text) for text in own] for number, own in enumerate(texts)]
     for group in groups:
@@ -81,23 +80,17 @@ def grade_rewrites(
     return groups
 
 
-def group_of(example: Labelled) -> str:
-    """What an example is told with: its part; of a rewriter, whether its suffix is safe."""
-    return example.label if example.part == "rewrite" else example.part
-
-
 def measured(examples: Sequence[Labelled], grades: Sequence[Graded]) -> dict[str, Any]:
     """Of one output for each example: by group, and of all, the mean reward with its 95 % interval.
 
-    Of a judge's verdicts the reward is the accuracy. What belongs together is drawn together: both orders of
-    a pair, and what shares a prefix.
+    A group is a part, of which the mean is the accuracy; of a rewriter, the safe suffixes or the others. What
+    belongs together is drawn together: both orders of a pair, and what shares a prefix.
     """
-    both = list(zip(examples, grades, strict=True))
-    groups = {
-        name: [pair for pair in both if group_of(pair[0]) == name]
-        for name in sorted({*map(group_of, examples)})
-    }
-    return {name: _told(own) for name, own in groups.items()} | {"all": _told(both)}
+    every = list(zip(examples, grades, strict=True))
+    groups: dict[str, list[tuple[Labelled, Graded]]] = defaultdict(list)
+    for example, graded in every:
+        groups[example.label if example.part == "rewrite" else example.part].append((example, graded))
+    return {name: _told(own) for name, own in sorted(groups.items())} | {"all": _told(every)}
 
 
 def _told(both: Sequence[tuple[Labelled, Graded]]) -> dict[str, Any]:

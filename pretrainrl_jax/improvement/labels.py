@@ -2,12 +2,16 @@
 
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from pretrainrl_jax.config import FactsConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.storage import place, read_text
+from pretrainrl_jax.facts.cleaning import SURROGATE
+from pretrainrl_jax.facts.files import Row
+from pretrainrl_jax.facts.tables import read_json_lines
 
 TEXTS = {  # of each part, the texts that a line has
     "quality": ("prefix", "first", "second"),
@@ -20,12 +24,12 @@ T = TypeVar("T")
 SAFE = {True: "safe", False: "unsafe"}  # labels of a suffix that is to be copied, or rewritten
 
 
-class Labelled(NamedTuple):
+class About(NamedTuple, Generic[T]):
     """Texts, and what is to be said of them."""
 
     part: str  # of a judge; or "rewrite"
     texts: tuple[str, ...]  # by `TEXTS`
-    label: str  # a verdict of the part's prompt; of a rewrite, of `SAFE`
+    label: T
     where: str  # file and line
     kind: str = ""  # what the line says of its texts, as how one of them was corrupted
 
@@ -37,8 +41,11 @@ class Labelled(NamedTuple):
     @property
     def key(self) -> str:
         """Equal of all that must be on one side of a split: what shares a prefix, a pair in both orders."""
-        texts = self.places
-        return texts.get("prefix") or json.dumps(sorted(self.texts))
+        return self.places.get("prefix") or json.dumps(sorted(self.texts))
+
+
+Labelled = About[str]
+"""Its label is a verdict of the part's prompt; of a rewrite, of `SAFE`."""
 
 
 class Labels(NamedTuple):
@@ -72,59 +79,58 @@ def read_labels(paths: Sequence[str], verdicts: Mapping[str, Sequence[str]], set
     """
     if not paths:
         raise InputError(f"{setting} is empty: name files of labelled texts, one JSON object a line")
-    lines, left_out, read = 0, Counter[str](), list[Labelled]()
-    for path in paths:
-        file = place(path, f"--{setting}")
-        for number, line in enumerate(read_text(file, setting).split("\n"), 1):
-            if not line.strip():
-                continue
-            lines += 1
-            one = _example(line, f"{file}:{number}", verdicts)
-            if one is None:
-                left_out["of parts that are not asked for"] += 1
-            else:
-                read.append(one)
-    told = "whose texts have another label on another line"
-    examples = settled(read, lambda one: (one.part, one.texts), lambda one: one.label, left_out, told)
-    labels = Labels(examples, lines, +left_out)
+    try:
+        rows = [row for path in paths for row in read_json_lines(path, FactsConfig())]
+    except InputError as error:
+        told = re.sub(r", or set facts\.encoding.*", "", str(error)).replace("facts.path", setting)
+        raise InputError(told) from None
+    left_out = Counter[str]()
+    read = examples_of(rows, verdicts, left_out)
+    examples = settled(read, lambda one: (one.part, one.texts), left_out)
+    labels = Labels(examples, len(rows), +left_out)
     if not examples:
         raise InputError(f"nothing to learn in {', '.join(paths)}: {labels.told}; check {setting}")
     return labels
 
 
 def settled(
-    items: Iterable[T],
-    texts: Callable[[T], Hashable],
-    label: Callable[[T], Hashable],
-    left_out: Counter[str],
-    contradicted: str,
-) -> list[T]:
+    items: Iterable[About[T]], texts: Callable[[About[T]], Hashable], left_out: Counter[str]
+) -> list[About[T]]:
     """Of items with the same texts the first, and none where their labels differ; counts what is left out."""
-    by_texts: dict[Hashable, list[T]] = defaultdict(list)
+    by_texts: dict[Hashable, list[About[T]]] = defaultdict(list)
     for item in items:
         by_texts[texts(item)].append(item)
-    agreed = [same for same in by_texts.values() if len(set(map(label, same))) == 1]
+    agreed = [same for same in by_texts.values() if len({(one.label, one.texts) for one in same}) == 1]
     left_out["repeated"] += sum(len(same) - 1 for same in agreed)
-    left_out[contradicted] += sum(map(len, by_texts.values())) - sum(map(len, agreed))
+    contradicted = sum(map(len, by_texts.values())) - sum(map(len, agreed))
+    left_out["whose texts have another label elsewhere"] += contradicted
     return [same[0] for same in agreed]
 
 
-def _example(line: str, where: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled | None:
-    """The example of a line; None if it is of a part that is not asked for."""
-    try:
-        values = json.loads(line)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise InputError(f"{where} is no JSON object: write one on each line")
+def examples_of(
+    rows: Iterable[Row], verdicts: Mapping[str, Sequence[str]], left_out: Counter[str]
+) -> list[Labelled]:
+    """The examples that rows are; counts those of parts that are not asked for.
+
+    Raises InputError for a row that is not as it must be.
+    """
+    examples = [_example(row.values, row.where, verdicts) for row in rows]
+    left_out["of parts that are not asked for"] += examples.count(None)
+    return [example for example in examples if example]
+
+
+def _example(values: Mapping[str, Any], where: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled | None:
+    """The example of a row; None if it is of a part that is not asked for."""
     rewrites = "rewrite" in verdicts
     part = "rewrite" if rewrites else values.get("part")
-    known = [name for name in TEXTS if name != "rewrite"]
-    if not isinstance(part, str) or part not in TEXTS or (part == "rewrite" and not rewrites):
+    known = [name for name in TEXTS if rewrites or name != "rewrite"]
+    if part not in known:
         raise InputError(f"{where}: part is {_shown(part)}; the parts are {', '.join(known)}")
     for name in TEXTS[part]:
-        if not isinstance(values.get(name), str):
-            raise InputError(f"{where}: {name} is {_shown(values.get(name))}, and must be a text")
+        if not isinstance(text := values.get(name), str):
+            raise InputError(f"{where}: {name} is {_shown(text)}, and must be a text")
+        if SURROGATE.search(text):
+            raise InputError(f"{where}: {name} holds half of a surrogate pair, which no tokenizer takes")
     texts = tuple(values[name] for name in TEXTS[part])
     if part not in verdicts:
         return None

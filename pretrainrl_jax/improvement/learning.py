@@ -85,8 +85,7 @@ def best_and_worst(scores: Sequence[float | None]) -> tuple[int, int] | None:
     known = {place: score for place, score in enumerate(scores) if score is not None}
     if len({*known.values()}) < 2:
         return None
-    best, worst = (pick(known, key=known.__getitem__) for pick in (max, min))
-    return best, worst
+    return max(known, key=known.__getitem__), min(known, key=known.__getitem__)
 
 
 def judged_tree(

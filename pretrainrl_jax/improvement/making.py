@@ -133,14 +133,6 @@ def judge_lines(
     """
     counts: Counter[str] = Counter(documents=len(pieces))
     by_document: list[list[Json]] = [[] for _ in pieces]
-
-    def ask(part: str, places: Sequence[int], texts: Sequence[Texts]) -> list[tuple[int, str]]:
-        """The places with a verdict; all are counted."""
-        questions = [Question(pieces[at].number, own) for at, own in zip(places, texts, strict=True)]
-        found = agree(part, questions)
-        counts.update(f"{part}.{one.verdict or one.why}" for one in found)
-        return [(at, one.verdict) for at, one in zip(places, found, strict=True) if one.verdict]
-
     spoilt = _spoilt(pieces, corruptions, corrupt, counts) if corrupt else {}
     whole = _preferred(pieces, spoilt, agree, verdicts["quality"], counts) if "quality" in asked else spoilt
     for at in whole:
@@ -151,20 +143,22 @@ def judge_lines(
         for (first, second), label in zip(orders, verdicts["quality"], strict=True):
             texts = {"part": "quality", "prefix": piece.prefix, "first": first, "second": second}
             by_document[at].append({**texts, "label": label, **by})
-    if "safety" in asked:
-        everywhere = range(len(pieces))
-        for at, label in ask("safety", everywhere, [{"suffix": piece.suffix} for piece in pieces]):
-            piece = pieces[at]
-            by = {"source": piece.source, "judge": told["judge"]}
-            by_document[at].append({"part": "safety", "suffix": piece.suffix, "label": label, **by})
-    if "factuality" in asked:
-        texts = {
+    alone: dict[str, dict[int, Texts]] = {
+        "safety": {at: {"suffix": piece.suffix} for at, piece in enumerate(pieces)},
+        "factuality": {
             at: {"prefix": pieces[at].prefix, "suffix": text, "reference": pieces[at].suffix}
             for at, (_, text) in spoilt.items()
-        }
-        for at, label in ask("factuality", list(texts), list(texts.values())):
-            by = {"corruption": spoilt[at][0], "source": pieces[at].source, **told}
-            by_document[at].append({"part": "factuality", **texts[at], "label": label, **by})
+        },
+    }
+    for part in [name for name in alone if name in asked]:
+        found = agree(part, [Question(pieces[at].number, texts) for at, texts in alone[part].items()])
+        counts.update(f"{part}.{one.verdict or one.why}" for one in found)
+        for (at, texts), one in zip(alone[part].items(), found, strict=True):
+            by = {"source": pieces[at].source, "judge": told["judge"]}
+            if part == "factuality":
+                by = {"corruption": spoilt[at][0], "source": pieces[at].source, **told}
+            if one.verdict:
+                by_document[at].append({"part": part, **texts, "label": one.verdict, **by})
     return Made({"judge-data": [row for rows in by_document for row in rows]}, counts)
 
 

@@ -4,15 +4,16 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pretrainrl_jax.config import FactsConfig, PreferencesConfig
+from pretrainrl_jax.config import PreferencesConfig
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts.files import Row
+from pretrainrl_jax.facts.cleaning import SURROGATE
+from pretrainrl_jax.facts.files import Row, named_for
 from pretrainrl_jax.facts.reading import read_rows
-from pretrainrl_jax.improvement.labels import TEXTS, read_labels, settled
+from pretrainrl_jax.improvement.labels import About, examples_of, settled
 from pretrainrl_jax.preferences.reading import read_preferences
 from pretrainrl_jax.preferences.record import Text, plain
 
@@ -34,30 +35,11 @@ TIES = ("tie", "tie (bothbad)", "both", "both_bad", "draw", "equal", "a=b", "[[a
 TRUE, FALSE = ("true", "yes"), ("false", "no")
 
 
-class Item(NamedTuple):
-    """Something that a judge is asked about, and what is right.
+Item = About[int]
+"""Something that a judge is asked about, and the place of the right verdict, best first.
 
-    Of quality the texts are the prefix, the better and the worse continuation, and there is one of them for
-    both orders; else they are `labels.TEXTS`, and the label is the place of the right verdict, best first.
-    """
-
-    part: str
-    texts: tuple[str, ...]
-    label: int
-    kind: str  # what the file says of it; "": nothing
-    where: str
-
-    @property
-    def places(self) -> dict[str, str]:
-        """Its texts by the names of a prompt's places; of a pair in the order better, worse."""
-        return dict(zip(TEXTS[self.part], self.texts, strict=True))
-
-    @property
-    def key(self) -> str:
-        """Equal of what is drawn together where an interval is: what shares a prefix."""
-        return self.places.get("prefix") or "\n".join(self.texts)
-
-
+Of quality its texts are the prefix, the better and the worse continuation: there is one for both orders.
+"""
 Read = Callable[[Mapping[str, Any], str], list[Item]]  # of a row's values, and where it stands
 
 
@@ -72,7 +54,7 @@ class Labelled(NamedTuple):
     source: str
     read_as: str  # in words
     left_out: Counter[str]  # rows by reason
-    verdicts: Mapping[str, int] = MappingProxyType(VERDICTS)  # of each part, how many labels there may be
+    verdicts: Mapping[str, int] = VERDICTS  # of each part, how many labels there may be
 
     @property
     def told(self) -> str:
@@ -95,24 +77,28 @@ def read_labelled(
 
     Args:
         path: a file of JSON lines, CSV, TSV or Parquet, or hf:NAME.
-        split, subset: of an hf: data set.
         verdicts: of each part, the words that lines of ours may have as labels, the best first.
+        split, subset: of an hf: data set.
 
     Raises InputError if it cannot be read, has none of these columns, or holds no item.
     """
-    settings = FactsConfig(path=path, split=split, subset=subset)
+    settings = PreferencesConfig(path=path, split=split, subset=subset)  # or of what is no preferences
     try:
-        rows = list(read_rows(settings))
+        with named_for("preferences", settings):
+            rows = list(read_rows(settings))
+        names = {name for row in rows for name in row.values}  # all keys of all rows count
+        if "part" not in names and {"chosen", "rejected"} <= names:
+            return _preferences(settings)
     except InputError as error:
-        raise InputError(_of_bench(error)) from None
+        told = re.sub(r"\bpreferences\.path\b", "--bench", str(error))
+        told = re.sub(r"\bpreferences\.(?=(split|subset)\b)", "bench.", told)
+        told = re.sub(r", or set preferences\.encoding.*", "", told)  # a bench has no other settings
+        told = re.sub(r": (set|check|name one in) preferences\..*", ": save it as JSON lines, .jsonl", told)
+        raise InputError(told) from None
     if not rows:
         raise InputError(f"{path} holds no rows: there is nothing to ask a judge")
-    names = {name for row in rows for name in row.values}  # all keys of all rows count
     if "part" in names:
-        read = _ours(path, verdicts)
-        return read._replace(source="the small set that comes with us") if path == str(SHIPPED) else read
-    if {"chosen", "rejected"} <= names:
-        return _preferences(PreferencesConfig(path=path, split=split, subset=subset))
+        return _ours(path, rows, verdicts)
     read_as, read = form_of(path, rows)
     left_out: Counter[str] = Counter()
     items: list[Item] = []
@@ -121,60 +107,51 @@ def read_labelled(
             items += read(row.values, row.where)
         except Unlike as why:
             left_out[str(why)] += 1
-    return _settled(path, read_as, items, left_out)
+    return _settled(Labelled(items, path, read_as, left_out))
 
 
-def _settled(source: str, read_as: str, items: Sequence[Item], left_out: Counter[str]) -> Labelled:
+def _settled(read: Labelled) -> Labelled:
     """Equal items once; those whose texts have another label elsewhere not at all."""
 
     def texts(item: Item) -> tuple[str, ...]:
         return (item.part, *(sorted(item.texts) if item.part == "quality" else item.texts))
 
-    told = "whose texts have another label elsewhere"
-    kept = settled(items, texts, lambda item: (item.label, item.texts), left_out, told)
-    labelled = Labelled(kept, source, read_as, +left_out)
+    kept = settled(read.items, texts, read.left_out)
+    read = read._replace(items=kept, left_out=+read.left_out)
     if not kept:
-        raise InputError(f"nothing labelled in {labelled.told}")
-    return labelled
+        raise InputError(f"nothing labelled in {read.told}")
+    return read
 
 
-def _of_bench(error: InputError) -> str:
-    """What readers of facts and preferences say, about the bench's own settings."""
-    said = re.sub(r"(facts|preferences)\.path", "--bench", str(error))
-    return re.sub(r"\b(facts|preferences)\.(split|subset)\b", r"bench.\2", said)
-
-
-def _ours(path: str, verdicts: Mapping[str, Sequence[str]]) -> Labelled:
-    labels = read_labels([path], verdicts, "--bench")
-    items, left_out = [], Counter(labels.left_out)
-    pairs: set[tuple[str, ...]] = set()
-    for one in labels.examples:
+def _ours(path: str, rows: Sequence[Row], verdicts: Mapping[str, Sequence[str]]) -> Labelled:
+    items: list[Item] = []
+    left_out = Counter[str]()
+    pairs: dict[tuple[str, ...], int] = {}  # the label with which each was seen first
+    for one in examples_of(rows, verdicts, left_out):
         texts, label = one.texts, list(verdicts[one.part]).index(one.label)
         if one.part == "quality":
             prefix, *both = texts
-            texts, label = (prefix, *(both[::-1] if label else both)), 0
-            if texts in pairs:  # both orders are asked in any case
+            texts = (prefix, *(both[::-1] if label else both))
+            if pairs.setdefault(texts, label) != label:  # both orders are asked in any case
                 left_out["the other order of a pair"] += 1
                 continue
-            pairs.add(texts)
-        items.append(Item(one.part, texts, label, one.kind, one.where))
-    read = _settled(path, "labelled lines", items, left_out)
-    return read._replace(verdicts={part: len(words) for part, words in verdicts.items()})
+            label = 0
+        items.append(Item(one.part, texts, label, one.where, one.kind))
+    source = "the small set that comes with us" if path == str(SHIPPED) else path
+    counts = {part: len(words) for part, words in verdicts.items()}
+    return _settled(Labelled(items, source, "labelled lines", left_out, counts))
 
 
 def _preferences(settings: PreferencesConfig) -> Labelled:
-    try:
-        read = read_preferences(settings, 0)
-    except InputError as error:
-        raise InputError(_of_bench(error)) from None
+    read = read_preferences(settings, 0)
     items = []
     for comparison in read.comparisons:
         prefix = written(comparison.prompt, True)
         for pair in comparison.pairs:
             texts = (prefix, written(pair.chosen), written(pair.rejected))
-            items.append(Item("quality", texts, 0, "", settings.path))
+            items.append(Item("quality", texts, 0, settings.path))
     left_out = Counter(lost.rule for lost in read.dropped)
-    return _settled(settings.path, "chosen and rejected answers", items, left_out)
+    return _settled(Labelled(items, settings.path, "chosen and rejected answers", left_out))
 
 
 def written(text: Text, opens: bool = False) -> str:
@@ -244,17 +221,18 @@ def _count_from(path: str, column: str, winners: Sequence[Any]) -> int:
 
 def _number(value: Any) -> float | None:
     """A number, also one that is written as text; None for anything else."""
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        return None
-    return None if math.isnan(number) else number
+    with suppress(TypeError, ValueError, OverflowError):
+        if not isinstance(value, bool) and not math.isnan(number := float(value)):
+            return number
+    return None
 
 
 def _texts(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     texts = [row.get(name) for name in names]
     if any(not isinstance(text, str) or not text.strip() for text in texts):
         raise Unlike("without a text")
+    if any(SURROGATE.search(str(text)) for text in texts):
+        raise Unlike("with half of a surrogate pair")
     return [str(text) for text in texts]
 
 
@@ -266,7 +244,7 @@ def _pair(texts: Sequence[str], winner: Any, count_from: int, where: str) -> lis
     prefix, *both = texts
     if both[0] == both[1]:
         raise Unlike("whose texts are equal")
-    return [Item("quality", (prefix, both[place], both[1 - place]), 0, "", where)]
+    return [Item("quality", (prefix, both[place], both[1 - place]), 0, where)]
 
 
 def _safety(texts: Sequence[str], flag: Any, of_unsafe: bool, where: str) -> list[Item]:
@@ -274,17 +252,17 @@ def _safety(texts: Sequence[str], flag: Any, of_unsafe: bool, where: str) -> lis
     if number is None and said not in (*TRUE, *FALSE):
         raise Unlike("whose label is neither true nor false")
     holds = bool(number) if number is not None else said in TRUE
-    return [Item("safety", tuple(texts), int(holds == of_unsafe), "", where)]
+    return [Item("safety", tuple(texts), int(holds == of_unsafe), where)]
 
 
 def _halueval(texts: Sequence[str], where: str) -> list[Item]:
     knowledge, question, right, wrong = texts
     prefix = f"{knowledge}\n\nQuestion: {question}\nAnswer:"
-    pair = Item("quality", (prefix, f" {right}", f" {wrong}"), 0, "", where)
+    pair = Item("quality", (prefix, f" {right}", f" {wrong}"), 0, where)
     if right == wrong:
         raise Unlike("whose texts are equal")
     alone = [
-        Item("factuality", (f"Question: {question}\nAnswer:", f" {answer}", knowledge), label, "", where)
+        Item("factuality", (f"Question: {question}\nAnswer:", f" {answer}", knowledge), label, where)
         for answer, label in ((right, 0), (wrong, 2))
     ]
     return [pair, *alone]

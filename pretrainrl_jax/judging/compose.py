@@ -8,8 +8,9 @@ from numbers import Real
 from pretrainrl_jax.config import JudgeConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.statements import Statements
-from pretrainrl_jax.judging.parts import Ask, count_pairs, pairwise, pointwise, prompts_of
-from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts, shown
+from pretrainrl_jax.judging.parts import Ask, paired, pairwise, pointwise
+from pretrainrl_jax.judging.prompts import prompts_of
+from pretrainrl_jax.judging.protocol import Case, Judge, JudgeError, Part, Scored, Scores, Verdicts
 from pretrainrl_jax.judging.repetition import repetition
 
 PARTS = ("facts", "repetition", "quality", "safety", "factuality")  # settings of their weights
@@ -25,16 +26,11 @@ def facts(statements: Statements, silence: float) -> Part:
     """
 
     def judge(cases: Sequence[Case]) -> Scores:
-        return [
-            [
-                score(case.prefix, candidate, bool(case.ended) and case.ended[place])
-                for place, candidate in enumerate(case.candidates)
-            ]
-            for case in cases
-        ]
+        return [[score(case, place) for place in range(len(case.candidates))] for case in cases]
 
-    def score(prefix: str, candidate: str, ended: bool) -> float:
-        found = statements.find(prefix + candidate, since=len(prefix), ended=ended)
+    def score(case: Case, place: int) -> float:
+        text, ended = case.prefix + case.candidates[place], bool(case.ended) and case.ended[place]
+        found = statements.find(text, since=len(case.prefix), ended=ended)
         verdicts = [statement.verdict for statement in found]
         right, wrong = verdicts.count("true"), verdicts.count("false")
         return right / (right + wrong) if right or wrong else silence
@@ -65,7 +61,7 @@ def make_judge(settings: JudgeConfig, statements: Statements | None, ask: Ask | 
 
 def verdicts_per_case(settings: JudgeConfig, candidates: int) -> int:
     """How many verdicts the model is asked for about one document of so many different candidates."""
-    pairs = 2 * count_pairs(candidates, settings.pairs, settings.opponents) if settings.quality else 0
+    pairs = 2 * len(paired(candidates, settings.pairs, settings.opponents)) if settings.quality else 0
     each = candidates * (bool(settings.safety) + bool(settings.factuality))
     return (pairs + each) * (settings.samples if settings.server.url else 1)
 
@@ -105,14 +101,13 @@ def checked(part: str, cases: Sequence[Case], scores: Scores) -> list[list[float
 
     Raises JudgeError if a case or a candidate has no score, or one that is no finite number.
     """
+    gave = f"the judge's part {part} gave"
     if len(scores) != len(cases):
-        raise JudgeError(f"the judge's part {part} gave scores to {len(scores)} of {len(cases)} documents")
+        raise JudgeError(f"{gave} scores to {len(scores)} of {len(cases)} documents")
     for case, own in zip(cases, scores, strict=True):
+        after = f"after {case.prefix[-60:]!r}: mend the judge"
         if len(own) != len(case.candidates):
-            wrong = f"{len(own)} scores to {len(case.candidates)} candidates"
-        elif ill := [s for s in own if s is not None and not (isinstance(s, Real) and math.isfinite(s))]:
-            wrong = f"the score {ill[0]!r}, which is no finite number,"
-        else:
-            continue
-        raise JudgeError(f"the judge's part {part} gave {wrong} after {shown(case.prefix)}: mend the judge")
+            raise JudgeError(f"{gave} {len(own)} scores to {len(case.candidates)} candidates {after}")
+        if ill := [s for s in own if s is not None and not (isinstance(s, Real) and math.isfinite(s))]:
+            raise JudgeError(f"{gave} the score {ill[0]!r}, which is no finite number, {after}")
     return [[None if score is None else float(score) for score in own] for own in scores]

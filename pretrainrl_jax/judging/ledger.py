@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +38,11 @@ class Spent(NamedTuple):
 class Ledger:
     """A SQLite file of replies. What was put survives the end of the process, however it ends.
 
-    Raises InputError if the file cannot be made, or is something else.
+    Raises InputError if the file cannot be made, or is something else; its methods raise OSError if it fails.
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=WAIT_SECONDS, check_same_thread=False)
@@ -54,20 +56,24 @@ class Ledger:
     def get(self, key: str) -> Reply | None:
         """The reply under a key."""
         query = "select text, finish, tokens_in, tokens_out from replies where key = ?"
-        row = self._database.execute(query, (key,)).fetchone()
+        row = self._first_row(query, (key,))
         return Reply(*row) if row else None
 
     def put(self, key: str, run: str, reply: Reply) -> None:
         """Keep a reply that a run has paid; it is on disk when this returns."""
-        with self._database:
-            self._database.execute(
-                "insert or replace into replies values (?, ?, ?, ?, ?, ?)", (key, run, *reply)
-            )
+        self._first_row("insert or replace into replies values (?, ?, ?, ?, ?, ?)", (key, run, *reply))
 
     def spent(self, run: str) -> Spent:
         """What a run has paid up to now."""
         query = "select count(*), total(tokens_in), total(tokens_out) from replies where run = ?"
-        return Spent(*map(int, self._database.execute(query, (run,)).fetchone()))
+        return Spent(*map(int, self._first_row(query, (run,))))
+
+    def _first_row(self, query: str, values: Sequence[Any]) -> Any:
+        try:
+            with self._database:
+                return self._database.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise OSError(f"{self._path}, the file of paid replies, fails: {error}") from None
 
     def close(self) -> None:
         """Let go of the file."""

@@ -8,8 +8,7 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from pretrainrl_jax.config import JudgeConfig
-from pretrainrl_jax.judging.prompts import ASKING, Prompt, judge_prompt
+from pretrainrl_jax.judging.prompts import Prompt
 from pretrainrl_jax.judging.protocol import Case, Counts, Part, Scored, total
 
 ALONE = 0.5  # the score of a candidate that has no other to be compared with
@@ -26,14 +25,6 @@ class Answer(NamedTuple):
 
 Ask = Callable[[Prompt, Sequence[Texts]], Sequence[Answer]]
 """Asks one prompt with different texts in its places."""
-
-
-def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
-    """The prompt of each part that has a weight and asks a model.
-
-    Raises InputError if a prompt's file is not as it must be.
-    """
-    return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
 
 
 def pairwise(
@@ -54,10 +45,10 @@ def pairwise(
     """
 
     def judge(cases: Sequence[Case]) -> Scored:
-        chosen = [
-            [(i, j) for pair in paired(case, pairs, opponents) for i, j in (pair, pair[::-1])]
-            for case in cases
-        ]
+        chosen: list[list[tuple[int, int]]] = []
+        for case in cases:
+            both = paired(len(case.candidates), pairs, opponents, repr((case.prefix, case.candidates)))
+            chosen.append([order for i, j in both for order in ((i, j), (j, i))])
         asked: list[Texts] = []
         for (prefix, texts, *_), own in zip(cases, chosen, strict=True):
             asked += [{"prefix": prefix, "first": texts[i], "second": texts[j]} for i, j in own]
@@ -72,24 +63,18 @@ def pairwise(
     return judge
 
 
-def paired(case: Case, pairs: Pairs, opponents: int) -> list[tuple[int, int]]:
-    """The pairs of candidates that are compared, each once, by their places."""
-    places = range(len(case.candidates))
+def paired(candidates: int, pairs: Pairs, opponents: int, drawn_by: str = "") -> list[tuple[int, int]]:
+    """The pairs of so many candidates that are compared, each once, by their places."""
+    places = range(candidates)
     if pairs == "pivot":
         return [(0, place) for place in places[1:]]
     both = list(combinations(places, 2))
     if pairs == "all":
         return both
     # In a circle in random order each meets those that follow: everyone has as many comparisons.
-    digest = hashlib.sha256(repr((case.prefix, case.candidates)).encode()).digest()
-    circle = random.Random(digest).sample(places, len(places))
+    circle = random.Random(hashlib.sha256(drawn_by.encode()).digest()).sample(places, len(places))
     apart = [abs(circle.index(i) - circle.index(j)) for i, j in both]
     return [pair for pair, far in zip(both, apart, strict=True) if min(far, len(circle) - far) <= opponents]
-
-
-def count_pairs(candidates: int, pairs: Pairs, opponents: int) -> int:
-    """How many pairs of so many candidates are compared."""
-    return len(paired(Case("", tuple(map(str, range(candidates))), ""), pairs, opponents))
 
 
 def preferences(candidates: Sequence[str], verdicts: dict[tuple[int, int], float | None]) -> dict[str, float]:

@@ -8,7 +8,7 @@ control tokens. The first is for the judge to see through; the others are made h
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +52,7 @@ class Prompt:
 
         Names of places in these texts mean nothing, and none of them closes the block that it stands in.
         """
-        return PLACE.sub(lambda place: unfenced(texts[place[1]], self._fences), self.text)
+        return PLACE.sub(lambda place: opened(texts[place[1]], self._closing), self.text)
 
     @property
     def ending(self) -> str:
@@ -65,8 +65,18 @@ class Prompt:
         return {*PLACE.findall(self.text)}
 
     @cached_property
-    def _fences(self) -> tuple[str, ...]:
-        return fences_of(self.text)
+    def fences(self) -> tuple[str, ...]:
+        """The lines directly before and behind the places that stand on a line of their own."""
+        lines = [line.strip() for line in self.text.splitlines()]
+        found: set[str] = set()
+        for number, line in enumerate(lines):
+            if PLACE.fullmatch(line):
+                found |= {*lines[max(0, number - 1) : number], *lines[number + 1 : number + 2]}
+        return tuple(sorted(line for line in found if len(line) > 1 and not PLACE.search(line)))
+
+    @cached_property
+    def _closing(self) -> re.Pattern[str]:
+        return re.compile("|".join(map(re.escape, self.fences)) or "(?!)", re.IGNORECASE)
 
 
 def read_prompt(kind: str, folder: str = "", name: str = "") -> Prompt:
@@ -99,6 +109,11 @@ def judge_prompt(settings: JudgeConfig, part: str) -> Prompt:
     return read_prompt(part, settings.prompts, getattr(settings, f"{part}_prompt"))
 
 
+def prompts_of(settings: JudgeConfig) -> dict[str, Prompt]:
+    """The prompt of each part that has a weight and asks a model. Raises as `read_prompt`."""
+    return {name: judge_prompt(settings, name) for name in ASKING if getattr(settings, name)}
+
+
 def variants(kind: str, folder: str = "") -> list[str]:
     """The names of all prompts of a kind: ours, and the folder's."""
     places = [OURS, *([Path(folder)] if folder else [])]
@@ -125,30 +140,10 @@ def _fault(kind: str, prompt: Prompt, last: str) -> str:
     return ""
 
 
-def fences_of(prompt: str) -> tuple[str, ...]:
-    """The lines directly before and behind the places that stand on a line of their own."""
-    lines = [line.strip() for line in prompt.splitlines()]
-    found: set[str] = set()
-    for number, line in enumerate(lines):
-        if PLACE.fullmatch(line):
-            found |= {*lines[max(0, number - 1) : number], *lines[number + 1 : number + 2]}
-    return tuple(sorted(line for line in found if len(line) > 1 and not PLACE.search(line)))
-
-
-def unfenced(text: str, fences: Iterable[str]) -> str:
-    """The text with a space within whatever is a fence, in any case of letters; all else is as it was."""
-    return _opened(text, [re.compile(re.escape(fence), re.IGNORECASE) for fence in fences])
-
-
-def uncontrolled(text: str) -> str:
-    """The text with a space within whatever a server may read as a control token."""
-    return _opened(text, [CONTROL])
-
-
-def _opened(text: str, patterns: Sequence[re.Pattern[str]]) -> str:
-    while any(pattern.search(text) for pattern in patterns):  # opening one may leave another: ">>>>"
-        for pattern in patterns:
-            text = pattern.sub(spaced, text)
+def opened(text: str, mark: re.Pattern[str]) -> str:
+    """The text with a space within all that is such a mark; all else is as it was."""
+    while mark.search(text):  # opening one may leave another: ">>>>"
+        text = mark.sub(spaced, text)
     return text
 
 
@@ -167,6 +162,5 @@ def read_verdict(reply: str, verdicts: Sequence[str]) -> str | None:
     if OPEN_THOUGHT.search(said):
         return None
     words = {verdict.casefold(): verdict for verdict in verdicts}
-    if marks := list(MARK.finditer(said)):
-        return words.get(marks[-1][1].strip(WRAPPING).casefold())
-    return words.get(said.strip(WRAPPING).casefold())
+    stated = [said, *MARK.findall(said)][-1]
+    return words.get(stated.strip(WRAPPING).casefold())

@@ -5,7 +5,6 @@ from typing import Literal, NamedTuple
 
 from pretrainrl_jax.errors import InputError
 
-SHOWN = 60  # last characters of a prefix that a message shows
 Kind = Literal["original", "rewrite", "rollout"]
 
 
@@ -70,8 +69,3 @@ def total(counts: Iterable[Counts]) -> dict[str, float]:
         for name, count in own.items():
             summed[name] = summed.get(name, 0) + count
     return summed
-
-
-def shown(prefix: str) -> str:
-    """The end of a prefix, for a message of one line."""
-    return repr(prefix if len(prefix) <= SHOWN else f"…{prefix[-SHOWN:]}")

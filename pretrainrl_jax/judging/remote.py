@@ -6,7 +6,7 @@ from functools import cached_property
 
 from pretrainrl_jax.config import JudgeConfig, RewriterConfig
 from pretrainrl_jax.judging.parts import Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt, read_verdict, uncontrolled
+from pretrainrl_jax.judging.prompts import CONTROL, Prompt, opened, read_prompt, read_verdict
 from pretrainrl_jax.judging.rewriting import Wanted, Write, behind
 from pretrainrl_jax.judging.server import CHARACTERS, Request, Server
 
@@ -54,11 +54,8 @@ class RemoteJudge:
 
     def message(self, prompt: Prompt, texts: Texts) -> str:
         """What is sent: the prompt, and how to reply."""
-        if "prefix" in texts and (length := CHARACTERS * self.settings.prefix_tokens):
-            texts = texts | {"prefix": last_characters(texts["prefix"], length)}
-        filled = prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})
         around = self._around.text.replace("{verdicts}", ", ".join(prompt.verdicts))
-        return around.replace("{prompt}", filled)
+        return around.replace("{prompt}", filled(prompt, texts, self.settings.prefix_tokens))
 
     def _read(self, prompt: Prompt, requests: Sequence[Request]) -> dict[Request, str | None]:
         replies = self.server.ask(requests)
@@ -76,14 +73,9 @@ def answering(settings: JudgeConfig) -> Prompt:
 
 def remote_writer(prompt: Prompt, settings: RewriterConfig, server: Server) -> Write:
     """Asks a server for rewrites; what does not begin with the prefix's last words is asked for once more."""
-    length = CHARACTERS * settings.prefix_tokens
 
     def write(wanted: Sequence[Wanted]) -> list[str]:
-        ends = [last_characters(one.prefix, length) if length else one.prefix for one in wanted]
-        asked = []
-        for end, one in zip(ends, wanted, strict=True):
-            texts = {"prefix": end, "words": one.words, "suffix": one.suffix}
-            asked.append(Request(prompt.fill(**{name: uncontrolled(text) for name, text in texts.items()})))
+        asked = [Request(filled(prompt, one._asdict(), settings.prefix_tokens)) for one in wanted]
         written = [reply.text for reply in server.ask(asked)]
         read = [behind(one.words, text, one.suffix) for one, text in zip(wanted, written, strict=True)]
         odd = [place for place, text in enumerate(read) if text is None]
@@ -93,6 +85,13 @@ def remote_writer(prompt: Prompt, settings: RewriterConfig, server: Server) -> W
         return written
 
     return write
+
+
+def filled(prompt: Prompt, texts: Texts, prefix_tokens: int) -> str:
+    """The prompt with texts that hold no control token; of a prefix so many last tokens, 0: all."""
+    if "prefix" in texts and prefix_tokens:
+        texts = texts | {"prefix": last_characters(texts["prefix"], CHARACTERS * prefix_tokens)}
+    return prompt.fill(**{name: opened(text, CONTROL) for name, text in texts.items()})
 
 
 def last_characters(text: str, count: int) -> str:

@@ -1,13 +1,12 @@
 """Rewriters: what is to stand in the place of a suffix."""
 
-import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from pretrainrl_jax.facts.statements import Statements, corrected
 from pretrainrl_jax.judging.protocol import RewriteCase, Rewriter
 
-LAST_WORDS = re.compile(r"(?:\S+\s+){0,4}\S+\s*\Z")  # five, with which a rewrite begins
+OPENING = 5  # words of the prefix, with which a rewrite begins
 WRAPPING = ("<<<", ">>>")
 
 
@@ -58,8 +57,8 @@ def model_rewriter(write: Write) -> Rewriter:
 
 def last_words(prefix: str) -> str:
     """The end of a prefix from its fifth last word on, what follows the last word included."""
-    found = LAST_WORDS.search(prefix)
-    return found[0] if found else ""
+    parts = prefix.rsplit(None, OPENING)
+    return prefix[len(parts[0]) if len(parts) > OPENING else 0 :].lstrip()
 
 
 def read_rewrite(output: str, words: str) -> str | None:

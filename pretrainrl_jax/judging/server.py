@@ -65,7 +65,7 @@ class Server:
         self._openai, self._tenacity, self._limiters = _libraries(settings)
         self._ledger = Ledger(Path(settings.cache or user_cache(environment) / "replies.sqlite"))
         self.spent = self._ledger.spent(run)  # what the run has taken of it, earlier starts included
-        self._promised = [0, 0, 0]
+        self._promised: list[tuple[int, int, int]] = []  # what may come beside, for each request under way
         self._failing: float | None = None  # since when it gave no reply
         self._said = -SAY_EVERY
         self._extra: dict[str, Any] = json.loads(settings.body or "{}")
@@ -173,7 +173,7 @@ class Server:
                     raise self._failure(error) from None
                 self._ledger.put(key, self._run, reply)
                 taken = (1, reply.tokens_in, reply.tokens_out)
-                self.spent = Spent(*(a + b for a, b in zip(self.spent, taken, strict=True)))
+                self.spent = Spent(*map(sum, zip(self.spent, taken, strict=True)))
         return reply
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -216,10 +216,10 @@ class Server:
         return self._silence() >= self._settings.patience
 
     @contextmanager
-    def _promised_to(self, promise: Sequence[int]) -> Generator[None]:
+    def _promised_to(self, promise: tuple[int, int, int]) -> Generator[None]:
         """Within it what a request may take is set aside. Raises _Over if there is no room for it."""
-        promised = [all_ + one for all_, one in zip(self._promised, promise, strict=True)]
-        requests, tokens_in, tokens_out = (a + b for a, b in zip(self.spent, promised, strict=True))
+        every = self.spent, *self._promised, promise
+        requests, tokens_in, tokens_out = map(sum, zip(*every, strict=True))
         taken = {
             "max_requests": requests,
             "max_tokens": tokens_in + tokens_out,
@@ -228,11 +228,11 @@ class Server:
         for limit, needed in taken.items():
             if 0 < getattr(self._settings, limit) < needed:
                 raise _Over(limit)
-        self._promised = promised
+        self._promised.append(promise)
         try:
             yield
         finally:
-            self._promised = [all_ - one for all_, one in zip(self._promised, promise, strict=True)]
+            self._promised.remove(promise)
 
     def _price(self, tokens_in: int, tokens_out: int) -> float:
         return (tokens_in * self._settings.price_in + tokens_out * self._settings.price_out) / 1e6
@@ -241,12 +241,11 @@ class Server:
         """Seconds since the first failure after its last reply."""
         return 0.0 if self._failing is None else time.monotonic() - self._failing
 
-    def _passes(self, error: BaseException) -> bool:
+    def _passes(self, error: Any) -> bool:
         """Whether a request that failed so may succeed later."""
-        status = getattr(error, "status_code", None)
         if isinstance(error, self._openai.APIStatusError):
-            out_of_money = getattr(error, "code", None) == "insufficient_quota"
-            return not out_of_money and (status in PASSING or (status or 0) >= 500)
+            passing = error.status_code in PASSING or error.status_code >= 500
+            return passing and error.code != "insufficient_quota"  # money does not come back by waiting
         return isinstance(error, (self._openai.OpenAIError, TimeoutError, ValueError, _Odd))
 
     def _pause(self, state: Any) -> float:
@@ -285,13 +284,11 @@ class Server:
             f"{settings.place}.model, key_variable and body, and the length of prompts (prefix_tokens)"
         )
 
-    def _why(self, error: BaseException | None) -> str:
-        cause = error.__cause__ if error else None
-        if cause and isinstance(error, self._openai.APIConnectionError):
-            error = cause
-        text = first_line(error) if error else ""
-        if isinstance(error, TimeoutError):
-            text = f"no reply within {self._settings.timeout:g} s"
+    def _why(self, error: BaseException) -> str:
+        if isinstance(error, self._openai.APIConnectionError):
+            error = error.__cause__ or error
+        timed_out = f"no reply within {self._settings.timeout:g} s"
+        text = timed_out if isinstance(error, TimeoutError) else first_line(error)
         return text.replace(self._key, "…") if self._key else text
 
 

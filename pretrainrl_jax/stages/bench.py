@@ -11,10 +11,10 @@ from pretrainrl_jax.config import Config, JudgeServerConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.judge_bench.labelled import Item, Labelled
-from pretrainrl_jax.judge_bench.questions import Question, agreement, ask, guessing, measured, questions
+from pretrainrl_jax.judge_bench.questions import Question, ask, guessing, kappa, measured, questions
 from pretrainrl_jax.judging.local import LocalJudge
-from pretrainrl_jax.judging.parts import ASKING, Answer, Texts
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt, variants
+from pretrainrl_jax.judging.parts import Answer, Texts
+from pretrainrl_jax.judging.prompts import ASKING, Prompt, read_prompt, variants
 from pretrainrl_jax.judging.remote import RemoteJudge, answering
 from pretrainrl_jax.judging.server import Server
 from pretrainrl_jax.mining.fingerprint import made_by, short_digest
@@ -162,7 +162,8 @@ def row(
 
 def agreements(rows: Sequence[Json]) -> list[list[float | None]]:
     """Cohen's kappa of each two rows of one part, which were asked the same."""
-    return [[agreement(one["verdicts"], other["verdicts"]) for other in rows] for one in rows]
+    verdicts = [one["verdicts"] for one in rows]
+    return [[kappa(zip(one, other, strict=True)) for other in verdicts] for one in verdicts]
 
 
 def name_of(judge: Named) -> str:

@@ -12,8 +12,7 @@ from pretrainrl_jax.evaluation.texts import paragraphs
 from pretrainrl_jax.facts.choices import CATEGORY, read_answers
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.improvement.labels import read_labels
-from pretrainrl_jax.judging.parts import prompts_of
-from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
+from pretrainrl_jax.judging.prompts import judge_prompt, prompts_of, read_prompt
 
 
 def creates(command: Command) -> bool:

@@ -25,8 +25,7 @@ from pretrainrl_jax.improvement.metrics import Judged
 from pretrainrl_jax.improvement.outstanding import Asking
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge, local_writer
-from pretrainrl_jax.judging.parts import prompts_of
-from pretrainrl_jax.judging.prompts import Prompt, read_prompt
+from pretrainrl_jax.judging.prompts import Prompt, prompts_of, read_prompt
 from pretrainrl_jax.judging.protocol import Case, Judge, RewriteCase, Rewriter
 from pretrainrl_jax.judging.remote import RemoteJudge, remote_writer
 from pretrainrl_jax.judging.rewriting import Write, exact_rewriter, model_rewriter

@@ -21,8 +21,7 @@ from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement import making as labels
 from pretrainrl_jax.improvement.cost import Cost
 from pretrainrl_jax.improvement.learning import rewrite_case, rewritten
-from pretrainrl_jax.judging.parts import prompts_of
-from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
+from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, prompts_of, read_prompt
 from pretrainrl_jax.judging.protocol import RewriteCase
 from pretrainrl_jax.judging.remote import RemoteJudge
 from pretrainrl_jax.judging.rewriting import model_rewriter

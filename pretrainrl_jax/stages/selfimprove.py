@@ -13,7 +13,7 @@ from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
-from pretrainrl_jax.improvement.cost import comparing, cost_of, rollout_count, told, warnings_of
+from pretrainrl_jax.improvement.cost import compared, cost_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience, Sampled
 from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 from pretrainrl_jax.improvement.learning import coefficients
@@ -150,7 +150,7 @@ class Method:
         left = settings.steps - int(state.step) // settings.updates
         cost = cost_of(context.config, method, left)
         taken = told(cost) if method.judged else "nothing is sampled or judged"
-        if after := comparing(context.config):
+        if after := compared(context.config) * verdicts_per_case(context.config.judge, 2):
             taken += f", and {after:,} verdicts to compare it with the base model"
         taken += priced(context.config, cost._replace(verdicts=cost.verdicts + after))
         context.screen.say(f"{self._stage}: {left} steps of {settings.documents} documents: {taken}")

@@ -37,18 +37,20 @@ def test_lines_are_read_and_counted(tmp_path: Path):
     assert labels.lines == 7
     assert labels.left_out == {
         "repeated": 1,
-        "whose texts have another label on another line": 2,
+        "whose texts have another label elsewhere": 2,
         "of parts that are not asked for": 1,
     }
     assert labels.told.startswith("7 lines: quality 1 A, 1 B; safety 1 safe; ")
-    assert labels.examples[2].where.endswith("labels.jsonl:7")
+    assert labels.examples[2].where.endswith("labels.jsonl, line 7")
     assert digest_labels(labels.examples) != digest_labels(labels.examples[:2])
 
 
 @pytest.mark.parametrize(
     ("line", "verdicts", "said"),
     [
-        ("[]", VERDICTS, "is no JSON object"),
+        ("[]", VERDICTS, "a list where an object"),
+        ("[" * 100_000, VERDICTS, "JSON that cannot be read"),
+        (PAIR | {"prefix": "\ud800"}, VERDICTS, "prefix holds half of a surrogate pair"),
         (PAIR | {"second": " a"}, VERDICTS, "the same text"),
         (PAIR | {"label": "C"}, VERDICTS, "label is 'C'; of quality they are A, B"),
         (PAIR | {"label": ["A"]}, VERDICTS, "label is ['A']"),
@@ -63,7 +65,7 @@ def test_lines_are_read_and_counted(tmp_path: Path):
 def test_a_line_that_is_not_as_it_must_be_is_refused(line: Any, verdicts: Any, said: str, tmp_path: Path):
     with pytest.raises(InputError) as error:
         read_labels(written(tmp_path, "", line), verdicts, "data")
-    assert "labels.jsonl:2" in str(error.value)
+    assert "labels.jsonl, line 2" in str(error.value)
     assert said in str(error.value)
 
 

@@ -1,6 +1,7 @@
 """Judges on labelled texts: what is read, what is asked, what is measured; against counts by hand."""
 
 import json
+import math
 import random
 import re
 import runpy
@@ -18,15 +19,14 @@ from pretrainrl_jax.judge_bench.labelled import SHIPPED, Item, read_labelled
 from pretrainrl_jax.judge_bench.questions import (
     ORDERS,
     Asked,
-    agreement,
     ask,
     guessing,
     kappa,
     measured,
     questions,
 )
-from pretrainrl_jax.judging.parts import ASKING, Answer
-from pretrainrl_jax.judging.prompts import read_prompt
+from pretrainrl_jax.judging.parts import Answer
+from pretrainrl_jax.judging.prompts import ASKING, read_prompt
 from pretrainrl_jax.report.judges import in_markdown, table, write_judges
 
 PROGRAM = Path(__file__).parent.parent.parent / "benchmarks" / "judge_set.py"
@@ -74,12 +74,25 @@ def test_lines_of_ours_are_read_once_for_both_orders(tmp_path: Path):
     other = line | {"first": "bad", "second": "good", "label": "B"}
     against = {"part": "quality", "prefix": "Q", "first": "a", "second": "b", "label": "A"}
     wrong = against | {"first": "b", "second": "a"}
-    read = read_labelled(written(tmp_path / "a.jsonl", line, other, against, wrong), WORDS)
+    read = read_labelled(written(tmp_path / "a.jsonl", line, other, line, against, wrong), WORDS)
     assert [(item.texts, item.kind) for item in read.items] == [(("P", "good", "bad"), "x")]
     assert read.left_out == {
         "the other order of a pair": 1,
+        "repeated": 1,
         "whose texts have another label elsewhere": 2,
     }
+
+
+def test_lines_of_ours_may_stand_in_a_table_too(tmp_path: Path):
+    (tmp_path / "a.csv").write_text("part,prefix,first,second,label\nquality,P,bön,bad,A\n", "latin-1")
+    with pytest.raises(InputError, match=r"is not utf-8: save it as UTF-8$"):
+        read_labelled(str(tmp_path / "a.csv"), WORDS)
+    (tmp_path / "a.csv").write_text("part,prefix,first,second,label\nquality,P,bön,bad,A\n", "utf-8")
+    (item,) = read_labelled(str(tmp_path / "a.csv"), WORDS).items
+    assert (item.texts, item.where) == (("P", "bön", "bad"), f"{tmp_path / 'a.csv'}, line 2")
+    (tmp_path / "a.table").write_text("part\n")
+    with pytest.raises(InputError, match=r"its name ends in none of .*: save it as JSON lines"):
+        read_labelled(str(tmp_path / "a.table"), WORDS)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +142,7 @@ def test_ties_and_equal_texts_are_counted(tmp_path: Path):
     row = {"prompt": "P", "response_a": "a", "response_b": "b", "winner": "model_a"}
     rows = [
         row,
+        row | {"response_a": "\ud800"},
         row | {"winner": "tie"},
         row | {"winner": "?"},
         row | {"response_b": "a"},
@@ -138,13 +152,17 @@ def test_ties_and_equal_texts_are_counted(tmp_path: Path):
     assert len(read.items) == 1
     assert read.left_out == {
         "without a winner": 1, "of which no one is called the winner": 1, "whose texts are equal": 1,
-        "without a text": 1,
+        "without a text": 1, "with half of a surrogate pair": 1,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
+        (
+            [{"prompt": "P", "response_a": "a", "response_b": "b", "winner": 10**400}],
+            "called the winner",
+        ),
         ([{"a": 1}], "nothing says what is labelled: the columns are a"),
         ([{"prompt": "P", "response_a": "a", "response_b": "b", "winner": "tie"}], "nothing labelled in"),
         ([{"part": "quality", "prefix": "P", "first": "a", "second": "b", "label": "C"}], "label is 'C'"),
@@ -217,8 +235,8 @@ def test_keys_that_come_late_count(tmp_path: Path):
 
 def test_orders_stand_in_the_text_that_should_lose():
     items = [
-        Item("quality", ("P", "good", "bad"), 0, "", ""),
-        Item("quality", ("Q", "fine", "ill"), 0, "", ""),
+        Item("quality", ("P", "good", "bad"), 0, ""),
+        Item("quality", ("Q", "fine", "ill"), 0, ""),
     ]
     prompt = read_prompt("quality")
     asked = questions(items, prompt, 0, 1)
@@ -236,7 +254,7 @@ def test_orders_stand_in_the_text_that_should_lose():
 
 
 def test_only_what_is_not_the_best_gives_orders():
-    items = [Item("safety", ("kind",), 0, "", ""), Item("safety", ("rude",), 1, "", "")]
+    items = [Item("safety", ("kind",), 0, ""), Item("safety", ("rude",), 1, "")]
     asked = questions(items, read_prompt("safety"), 0, 20)
     assert {q.texts["suffix"] for q in asked if not q.orders} == {"kind", "rude"}
     assert [q.item for q in asked if q.orders] == [1] * len(ORDERS)
@@ -247,7 +265,7 @@ def test_only_what_is_not_the_best_gives_orders():
 
 
 def test_a_judge_of_the_first_text():
-    items = [Item("quality", (f"P{n}", "good", "bad!!"), 0, "k", "") for n in range(5)]
+    items = [Item("quality", (f"P{n}", "good", "bad!!"), 0, "", "k") for n in range(5)]
     asked = questions(items, read_prompt("quality"), 0, 2)
     given = ask(asked, lambda texts: ([Answer((0.9, 0.1))] * len(texts), len(texts)), 3, lambda n: None)
     told = measured(items, asked, given)
@@ -259,7 +277,7 @@ def test_a_judge_of_the_first_text():
 
 
 def test_of_texts_of_one_length_none_is_the_longer():
-    items = [Item("quality", ("P", "good", "poor"), 0, "", "")]
+    items = [Item("quality", ("P", "good", "poor"), 0, "")]
     asked = questions(items, read_prompt("quality"), 0, 0)
     given = ask(asked, lambda texts: ([Answer((0.9, 0.1))] * len(texts), len(texts)), 2, lambda n: None)
     told = measured(items, asked, given)
@@ -268,7 +286,7 @@ def test_of_texts_of_one_length_none_is_the_longer():
 
 def test_a_judge_that_prefers_the_place_and_knows_a_little():
     """Its verdicts are chance, and both orders together are always right."""
-    items = [Item("quality", (f"P{n}", f"good{n}", f"bad{n}"), 0, "", "") for n in range(4)]
+    items = [Item("quality", (f"P{n}", f"good{n}", f"bad{n}"), 0, "") for n in range(4)]
     asked = questions(items, read_prompt("quality"), 0, 0)
 
     def answer(texts: Any) -> Any:
@@ -280,7 +298,7 @@ def test_a_judge_that_prefers_the_place_and_knows_a_little():
 
 
 def test_no_verdict_is_a_wrong_one():
-    items = [Item("safety", (f"text {n}",), n % 2, "", "") for n in range(6)]
+    items = [Item("safety", (f"text {n}",), n % 2, "") for n in range(6)]
     asked = questions(items, read_prompt("safety"), 0, 0)
     answers = [
         Answer((1.0, 0.0)),
@@ -288,7 +306,7 @@ def test_no_verdict_is_a_wrong_one():
         Answer((0.5, 0.5)),
         Answer((0.0, 1.0)),
         Answer(None),
-        Answer(None),
+        Answer((math.nan, math.nan)),
     ]
     told = measured(items, asked, ask(asked, lambda texts: (answers, 0), 6, lambda n: None))
     assert (told["right"], told["undecided"], told["kappa"]) == (
@@ -296,10 +314,11 @@ def test_no_verdict_is_a_wrong_one():
         pytest.approx(4 / 6),
         1.0,
     )
+    assert told["ranks"] == 1.0  # of what has a score
 
 
 def test_an_obedient_judge_is_seen():
-    items = [Item("safety", (f"rude {n}",), 1, "", "") for n in range(3)]
+    items = [Item("safety", (f"rude {n}",), 1, "") for n in range(3)]
     asked = questions(items, read_prompt("safety"), 0, 3)
 
     def answer(texts: Any) -> Any:
@@ -321,12 +340,12 @@ def test_kappa_is_that_of_scikit_learn(both: list[tuple[int, int]]):
         assert len(set(ones)) == 1
     else:
         assert mine == pytest.approx(cohen_kappa_score(ones, others, labels=[0, 1, 2]))
-    assert agreement([None, *ones], [1, *others]) == mine
+    assert kappa([(None, 1), *both]) == mine
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 4)), min_size=2, max_size=20))
 def test_ranks_are_the_u_statistic(rows: list[tuple[int, int]]):
-    items = [Item("factuality", ("p", str(n), "r"), label, "", "") for n, (label, _) in enumerate(rows)]
+    items = [Item("factuality", ("p", str(n), "r"), label, "") for n, (label, _) in enumerate(rows)]
     asked = questions(items, read_prompt("factuality"), 0, 0)
     scores = [score / 4 for _, score in rows]
     told = measured(items, asked, Asked([0] * len(rows), list(scores), None))["ranks"]
@@ -342,8 +361,8 @@ def test_ranks_are_the_u_statistic(rows: list[tuple[int, int]]):
 
 
 def test_one_verdict_for_all():
-    assert guessing([Item("quality", ("p", "a", "b"), 0, "", "")] * 3) == 0.5
-    assert guessing([Item("safety", ("a",), 0, "", "")] * 3 + [Item("safety", ("b",), 1, "", "")]) == 0.75
+    assert guessing([Item("quality", ("p", "a", "b"), 0, "")] * 3) == 0.5
+    assert guessing([Item("safety", ("a",), 0, "")] * 3 + [Item("safety", ("b",), 1, "")]) == 0.75
 
 
 # What is shown.
@@ -351,7 +370,7 @@ def test_one_verdict_for_all():
 
 def test_the_page_holds_every_row(tmp_path: Path):
     drawn = random.Random(0)
-    items = [Item("quality", (f"P{n}", f"good {n}", f"bad {n}"), 0, "k", "") for n in range(4)]
+    items = [Item("quality", (f"P{n}", f"good {n}", f"bad {n}"), 0, "", "k") for n in range(4)]
     rows, verdicts = [], []
     for judge in ("one <b>", "other"):
         asked = questions(items, read_prompt("quality"), 0, 1)
@@ -364,7 +383,7 @@ def test_the_page_holds_every_row(tmp_path: Path):
     told = {
         "source": "file", "read_as": "lines", "left_out": {"repeated": 2}, "items": {"quality": 4},
         "guessing": {"quality": 0.5}, "rows": rows,
-        "agreement": {"quality": [[agreement(a, b) for a in verdicts] for b in verdicts]},
+        "agreement": {"quality": [[kappa(zip(a, b, strict=True)) for a in verdicts] for b in verdicts]},
     }  # fmt: skip
     page = write_judges(tmp_path, told).read_text()
     assert write_judges(tmp_path, told).read_text() == page  # its picture, too

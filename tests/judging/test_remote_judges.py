@@ -14,11 +14,10 @@ from pretrainrl_jax.judging.prompts import (
     ASKING,
     CONTROL,
     OURS,
-    fences_of,
+    Prompt,
+    opened,
     read_prompt,
     read_verdict,
-    uncontrolled,
-    unfenced,
     variants,
 )
 from pretrainrl_jax.judging.protocol import Case, RewriteCase, Verdicts
@@ -91,13 +90,14 @@ def test_whatever_stands_before_the_last_line_the_verdict_there_counts(text: str
     st.sampled_from(["quality", "safety", "factuality", "rewrite"]),
 )
 def test_no_text_closes_its_block_or_holds_a_control_token(text: str, kind: str):
-    fences = fences_of(read_prompt(kind).text)
-    assert set(fences) >= {"<<<", ">>>"}
-    shown = unfenced(text, fences)
-    assert not any(fence in shown for fence in fences)
+    prompt = read_prompt(kind)
+    assert set(prompt.fences) >= {"<<<", ">>>"}
+    before, place, after = "<<<\n{suffix}\n>>>\nVerdict:".partition("{suffix}")
+    shown = Prompt(before + place + after).fill(suffix=text).removeprefix(before).removesuffix(after)
+    assert not any(fence in shown for fence in ("<<<", ">>>"))
     assert shown.replace(" ", "") == text.replace(" ", "")  # nothing is lost
-    assert not CONTROL.search(uncontrolled(text))
-    assert uncontrolled(text).replace(" ", "") == text.replace(" ", "")
+    assert not CONTROL.search(opened(text, CONTROL))
+    assert opened(text, CONTROL).replace(" ", "") == text.replace(" ", "")
 
 
 def test_a_text_that_gives_orders_stands_in_its_block(tmp_path: Path):
@@ -196,7 +196,8 @@ def test_pairs_without_a_verdict_are_in_no_mean(tmp_path: Path):
 def test_the_last_words_and_what_stands_behind_them():
     assert last_words("one two three four five six") == "two three four five six"
     assert last_words("one  two\nthree ") == "one  two\nthree "
-    assert last_words("") == ""
+    assert last_words("") == last_words(" \n") == ""
+    assert last_words("x" * 300_000 + " a b c d e f") == "b c d e f"  # at once
     assert behind("c d", "c d ran home.", " x") == " ran home."
     assert behind("c  d", "<<<\nc d ran\n>>>", " x") == " ran"
     assert behind("c d ", "c d ran", "x") == "ran"  # the space is the prefix's

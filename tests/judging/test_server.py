@@ -313,6 +313,17 @@ def test_a_file_that_is_no_file_of_replies_is_refused(tmp_path: Path):
     assert os.path.exists(path)
 
 
+def test_a_file_of_replies_that_fails_later_is_told_in_one_line(tmp_path: Path):
+    """As on a disk that is full: an OSError, before which a run saves its state."""
+    ledger = Ledger(path := tmp_path / "replies.sqlite")
+    with sqlite3.connect(path) as other:
+        other.execute("drop table replies")
+    for fails in (lambda: ledger.get("key"), lambda: ledger.put("key", "run", Reply("A", "stop", 1, 1))):
+        with pytest.raises(OSError, match=r"replies\.sqlite, the file of paid replies, fails: no such table"):
+            fails()
+    ledger.close()
+
+
 def test_closed_while_it_asks_it_ends(ask: Asked):
     with model_server(lambda text, number: Ill(hangs=3.0)) as there:
         server: Server = ask(there.url, timeout=9.0)
