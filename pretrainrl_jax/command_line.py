@@ -19,13 +19,7 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained, form, is_list, parse_value
-from pretrainrl_jax.config.stored import (
-    Setting,
-    changed,
-    every_setting,
-    named_sections,
-    section_named,
-)
+from pretrainrl_jax.config.stored import Setting, changed, every_setting, named_sections, section_named
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.verbs import VERBS
@@ -46,7 +40,6 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--verbose": {"action": "store_true", "help": "print compile times and every file saved too"},
 }
 WIDTH = 100
-USAGE = f"{PROGRAM} [VERB] [--config FILE.py] [--workdir DIR] [--section.key=VALUE ...]"
 EXAMPLES = f"""\
 examples:
   {PROGRAM}
@@ -251,7 +244,8 @@ def _overview(sections: Sequence[str]) -> str:
     listed = textwrap.wrap(", ".join(sections), WIDTH, initial_indent="  ", subsequent_indent="  ")
     text = "\n".join(["verbs (VERB --help tells more):", *verbs, "", "sections of settings:", *listed])
     options = OPTIONS | {"--help": {"metavar": "SECTION", "help": "this, or the settings of one section"}}
-    return _page(USAGE, "", options, f"{text}\n\n{EXAMPLES}")
+    usage = f"{PROGRAM} [VERB] [--config FILE.py] [--workdir DIR] [--section.key=VALUE ...]"
+    return _page(usage, "", options, f"{text}\n\n{EXAMPLES}")
 
 
 def _section(name: str) -> str:

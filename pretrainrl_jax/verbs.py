@@ -233,13 +233,11 @@ def _plan(command: Command) -> None:
     prepare_target(chips)  # this machine's CPU only compiles, for what is known by now
     screen = Screen(options.quiet, options.verbose)
     how = command.config, chips, screen, options.price_per_chip_hour, options.json
-    if options.search is None:
-        from pretrainrl_jax.stages.plan import plan
+    from pretrainrl_jax.stages.plan import plan, search_plan
 
+    if options.search is None:
         plan(*how)
     else:
-        from pretrainrl_jax.stages.search_plan import search_plan
-
         search_plan(*how, options.search)
 
 

@@ -80,10 +80,7 @@ def passes_to_measure(learner: Learner, questions: int) -> float:
 
 
 def seconds_a_question(
-    learner: Learner,
-    batches: Iterable[tuple[int, Callable[[Any], Any]]],
-    numbers: Any,
-    updates: int = 1,
+    learner: Learner, batches: Iterable[tuple[int, Callable[[Any], Any]]], numbers: Any, updates: int = 1
 ) -> float:
     """What a question takes of steps on batches, the median, as some may be compiled for.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.decoding.answers import Answer, read_answers
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.choices import choices
-from pretrainrl_jax.facts.matching import Truths, why_dropped
+from pretrainrl_jax.facts.matching import why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.knowledge.signatures import of_mining
@@ -31,7 +31,7 @@ from pretrainrl_jax.mining.candidates import (
     some_of,
     without_repeats,
 )
-from pretrainrl_jax.mining.draw import longest
+from pretrainrl_jax.mining.draw import draw_negatives, longest
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.mining.quality import quality
@@ -39,7 +39,7 @@ from pretrainrl_jax.stages.asking import Asker, Question, Search
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.dataset import one_of_each
+from pretrainrl_jax.trees.dataset import Visit, in_turn, one_of_each
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
 
@@ -57,7 +57,7 @@ class Mined(NamedTuple):
     held_out: Sequence[AnswerTree] = ()  # which are not trained
 
 
-def mine_facts(context: Context, base: Loaded) -> Mined:
+def make_trees(context: Context, base: Loaded) -> Mined:
     """The base model's falsehoods for every trained fact."""
     facts = context.asked(context.trained)
     mined = mine_negatives(context, base, base, facts, context.parts("mine"))
@@ -77,16 +77,22 @@ def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     return stamp
 
 
-def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Truths) -> list[str]:
+def known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
     """The falsehoods of mined trees that are true by what the facts say now, each with its question."""
-    by_id = {fact.id: fact for fact in facts}
+    by_id = {fact.id: fact for fact in context.trained}
     return [
         f"{branch.text!r} of {by_id[tree.id].question!r}"
         for tree in trees
         for branch in tree.branches
         if branch.role == "rejected"
-        and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
+        and why_dropped(branch.text, by_id[tree.id], context.known_truths, False) == "known_true"
     ]
+
+
+def visit(context: Context, trees: Sequence[AnswerTree]) -> Visit:
+    """A question in its wordings in turn, each time with negatives drawn of all that were mined."""
+    negatives, seed = context.config.mine.negatives, context.training_seed
+    return in_turn(trees, lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch))
 
 
 def name_of(context: Context) -> Callable[[AnswerTree], str]:

@@ -21,6 +21,7 @@ from pretrainrl_jax.stages.evaluate import mean_nll, text_nll
 from pretrainrl_jax.stages.mine import Mined
 from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.dataset import Visit, in_turn
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -30,7 +31,7 @@ EXAMPLES = 100  # pairs whose texts are kept for the report
 LENGTH = 300  # characters of such a text
 
 
-def score_pairs(context: Context, base: Loaded) -> Mined:
+def make_trees(context: Context, base: Loaded) -> Mined:
     """The file's pairs as trees, each answer scored once by the base model."""
     made = {name: build_trees(context, base, name) for name in (TRAINED, HELD_OUT)}
     described = statistics(context, made)
@@ -147,6 +148,16 @@ def check_pairs(context: Context) -> None:
             f"{context.config.preferences.path} holds other pairs than those of {folder}: "
             "give it as it was, or make a workdir of its own for it"
         )
+
+
+def known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
+    """None: what is rejected is what the file rejects."""
+    return []
+
+
+def visit(context: Context, trees: Sequence[AnswerTree]) -> Visit:
+    """A prompt's trees in turn; a file's pairs are all seen in each pass."""
+    return in_turn(trees)
 
 
 def name_of(context: Context) -> Callable[[AnswerTree], str]:

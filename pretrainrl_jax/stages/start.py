@@ -85,10 +85,7 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Generator
 
 
 def start(
-    command: Command,
-    facts: Sequence[Fact],
-    preferences: Preferences | None = None,
-    head: Sequence[Fact] = (),
+    command: Command, facts: Sequence[Fact], preferences: Preferences | None = None, head: Sequence[Fact] = ()
 ) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, options, workdir = command.config, command.options, command.workdir

@@ -11,15 +11,7 @@ from pretrainrl_jax.config import LabelledConfig
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
-from pretrainrl_jax.improvement.grading import measured, metrics_of, sentence
-from pretrainrl_jax.improvement.labels import (
-    SAFE,
-    Labelled,
-    Labels,
-    digest_labels,
-    read_labels,
-    split_labels,
-)
+from pretrainrl_jax.improvement.labels import SAFE, Labelled, Labels, digest_labels, read_labels, split_labels
 from pretrainrl_jax.judging.compose import PARTS
 from pretrainrl_jax.judging.local import encode_plain, last_tokens
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
@@ -230,7 +222,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> Notes:
                 policy = replace(learner.policy, params=session.params)
                 result = measure_held_out(context, task, policy, held_out)
             turns.measured.append({"batch": turns.batch, "step": session.global_step} | result)
-            session.log(metrics_of(result["groups"]))
+            session.log(grading.metrics_of(result["groups"]))
             context.screen.say(f"{stage}: held out, after step {session.global_step}: {result['told']}")
 
         hooks = [Hook(measure, when=is_to_measure), session.checkpoint]
@@ -336,9 +328,9 @@ def measure_held_out(
     rollouts = write_outputs(context, task, policy, held_out, range(len(held_out)), best=True)
     texts = texts_of(task, rollouts)
     grades = [own[0] for own in task.grade(held_out, texts)]
-    groups = measured(held_out, grades)
+    groups = grading.measured(held_out, grades)
     kept = [
         {"where": one.where, "label": one.label, "output": own[0], "outcome": graded.outcome}
         for one, own, graded in list(zip(held_out, texts, grades, strict=True))[:KEPT]
     ]
-    return {"groups": groups, "told": sentence(groups), "outputs": kept}
+    return {"groups": groups, "told": grading.sentence(groups), "outputs": kept}
