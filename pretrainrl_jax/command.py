@@ -27,3 +27,8 @@ class Command:
     def workdir(self) -> Path:
         """The folder of all results."""
         return self.options.workdir
+
+    @property
+    def creates(self) -> bool:
+        """Whether it makes its workdir: `evaluate` does for a model that it names."""
+        return self.verb in MAKING or (self.verb == "evaluate" and "model.path" in self.given)

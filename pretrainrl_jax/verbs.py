@@ -21,7 +21,6 @@ from pretrainrl_jax.stages.check import (
     check_preferences,
     check_samples,
     check_text,
-    creates,
 )
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.workdir import check_workdir, prepare_workdir, read_workdir
@@ -57,7 +56,7 @@ def _work(command: Command) -> None:
         check_judge(config.judge)
     check_text(config)
     # Reading data may take long.
-    check_workdir(command.workdir, config, create=creates(command))
+    check_workdir(command.workdir, config, command.creates)
     facts, preferences, head = [], None, []
     if config.preferences.path:
         from pretrainrl_jax.preferences.reading import read_preferences

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import Config, JudgeConfig
 from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
@@ -14,12 +13,6 @@ from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.improvement.labels import read_labels
 from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
-
-
-def creates(command: Command) -> bool:
-    """Whether a command makes its workdir: `evaluate` does for a model that it names."""
-    named = command.verb == "evaluate" and "model.path" in command.given
-    return named or command.verb in MAKING
 
 
 def check_facts(config: Config, facts: Sequence[Fact]) -> None:

@@ -212,7 +212,7 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
     prompts = prompts_of(config.judge)
     verdicts = {"quality": judge_prompt(config.judge, "quality").verdicts}
     agree = agreeing(context, improvement, prompts)
-    spoil = corrupting(context, improvement)
+    spoiling = corruptions_of(config)
     told = {"writer": named(config.rewriter), "judge": named(config.judge)}
 
     def work(n: int) -> labels.Made:
@@ -222,11 +222,16 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
         by_number = {one.number: one for one in taken}
 
         def corrupt(name: str, some: Sequence[labels.Piece]) -> list[str | None]:
-            """Cut to as many tokens as the original has."""
-            found = [
-                rewritten(by_number[piece.number], tokenizer, text)
-                for piece, text in zip(some, spoil(name, some), strict=True)
-            ]
+            """Cut to as many tokens as the original has; a server is asked by process 0."""
+            prompt, cases = spoiling[name], [RewriteCase(piece.prefix, piece.suffix) for piece in some]
+
+            def write() -> list[str | None]:
+                written = model_rewriter(improvement.writer(prompt))(cases) if cases else []
+                return [None if text and labels.echoes(prompt, text) else text for text in written]
+
+            texts = asked_by(config.rewriter.server, write, f"writing corruptions ({name})")
+            pairs = ((by_number[piece.number], text) for piece, text in zip(some, texts, strict=True))
+            found = [rewritten(one, tokenizer, text) for one, text in pairs]
             return [one and one.text for one in found]
 
         writes = corrupt if config.rewriter.is_model else None
@@ -282,22 +287,6 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
 KINDS = {"judge-data": judge_data, "unsafe-data": unsafe_data}
 
 
-def corrupting(context: Context, improvement: Improvement) -> labels.Corrupt:
-    """The model of `rewriter`, asked with a corruption's prompt; of a server's, process 0 asks it."""
-    prompts, server = corruptions_of(context.config), context.config.rewriter.server
-
-    def corrupt(name: str, pieces: Sequence[labels.Piece]) -> Sequence[str | None]:
-        cases = [RewriteCase(piece.prefix, piece.suffix) for piece in pieces]
-
-        def work() -> list[str | None]:
-            written = model_rewriter(improvement.writer(prompts[name]))(cases) if cases else []
-            return [None if text and labels.echoes(prompts[name], text) else text for text in written]
-
-        return asked_by(server, work, f"writing corruptions ({name})")
-
-    return corrupt
-
-
 def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prompt]) -> labels.Agree:
     """The judge, asked making.samples times; of a server's, process 0 asks it.
 
@@ -309,8 +298,9 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
         prompt = prompts[part]
 
         def ask(some: Sequence[labels.Question], times: int) -> list[labels.Agreed]:
-            judge, texts = improvement.asked, [_placed(prompt, one) for one in some]
+            judge, places = improvement.asked, prompt.places
             assert judge  # a part that asks has a model
+            texts = [{name: text for name, text in one.texts.items() if name in places} for one in some]
             if isinstance(judge, RemoteJudge):
                 answers = judge.ask(prompt, texts, times)
             else:
@@ -326,7 +316,3 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
         return [labels.Agreed(*one) for one in found]
 
     return agree
-
-
-def _placed(prompt: Prompt, question: labels.Question) -> dict[str, str]:
-    return {name: text for name, text in question.texts.items() if name in prompt.places}

@@ -1,7 +1,7 @@
 """`selfimprove`: stream, continue, judge, learn (Self-Improving Pretraining, arXiv 2601.21343)."""
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -112,8 +112,12 @@ class Method:
                     sampled = self._sample(policy)
                     experience.add(sampled, documents)
                     outstanding.ask(sampled)
-                with self._seconds("waiting" if workers else "judging"), saved_first(session):
-                    judged = outstanding.take(session.stop_asked)
+                try:
+                    with self._seconds("waiting" if workers else "judging"):
+                        judged = outstanding.take(session.stop_asked)
+                except (InputError, OSError):
+                    session.keep()  # what was asked of a server took hours
+                    raise
                 if judged is None:
                     session.stop()
                 behind = experience.behind
@@ -250,13 +254,3 @@ def wants_more(settings: SelfimproveConfig, updates: int, outstanding: int, ahea
     """
     needed = updates + outstanding * settings.updates < settings.steps * settings.updates
     return needed and outstanding <= ahead
-
-
-@contextmanager
-def saved_first(session: Session) -> Generator[None]:
-    """What ends the run within it does so once the state is saved: what was asked of a server took hours."""
-    try:
-        yield
-    except (InputError, OSError):
-        session.keep()
-        raise
