@@ -14,8 +14,6 @@ MAKING = ("run", "pretrain", "selfimprove")  # verbs that make their workdir, or
 
 @dataclass(frozen=True)
 class Command:
-    """A command line that was read."""
-
     verb: str
     options: argparse.Namespace
     config: Config
@@ -25,7 +23,6 @@ class Command:
 
     @property
     def workdir(self) -> Path:
-        """The folder of all results."""
         return self.options.workdir
 
     @property

@@ -49,8 +49,6 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our way of complaining."""
-
     def error(self, message: str) -> NoReturn:
         """Raises InputError instead of printing the usage."""
         raise InputError(message)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -43,7 +42,6 @@ class Screen:
             print(text, flush=True)
 
     def track(self, label: str, total: int, unit: str) -> "AbstractContextManager[Track]":
-        """Progress of a loop on stderr; see `track`."""
         return track(label, total, unit, console=Console(stderr=True, quiet=self.quiet or self.mute))
 
 
@@ -88,7 +86,6 @@ class Track:
         self._skipped += n
 
     def show(self, **values: float) -> None:
-        """Show these metrics from now on."""
         self._metrics = lambda: values
 
     def finish(self, failed: bool = False) -> None:
@@ -140,7 +137,11 @@ def track(
     """
     console = console or Console(stderr=True)
     is_bar = console.is_terminal and not console.is_dumb_terminal
-    with _bar(label, total, console) if is_bar else nullcontext(partial(_line, label, console)) as draw:
+
+    def line(done: int, text: str) -> None:
+        console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+    with _bar(label, total, console) if is_bar else nullcontext(line) as draw:
         tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
         try:
             yield tracked
@@ -148,10 +149,6 @@ def track(
             tracked.finish(failed=True)
             raise
         tracked.finish()
-
-
-def _line(label: str, console: Console, done: int, text: str) -> None:
-    console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

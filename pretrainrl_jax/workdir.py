@@ -27,7 +27,6 @@ IMPROVES = {*IMPROVED, "rewriting"}  # results that settings of these alone deci
 
 
 def anchor_file(workdir: Path) -> Path:
-    """Where a workdir keeps its anchor text."""
     return workdir / "mined" / "anchor.npz"
 
 

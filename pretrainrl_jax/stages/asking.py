@@ -159,8 +159,7 @@ class Asker:
     def ask_all(self, questions: Sequence[Question]) -> tuple[list[Outcome], list[Prompt]]:
         """Ask every question: greedily, by beam search, and by teacher forcing of the truth.
 
-        Returns:
-            What the answers are worth; and of the facts in their own wording (`as_facts`) what theory needs.
+        Gives what the answers are worth, and of facts in their own wording (`as_facts`) what theory needs.
         """
         context = self._context
         answers_of = self._each(

@@ -33,8 +33,6 @@ TAKEN = ("replies", "tokens_in", "tokens_out", "cost")  # of a server; the last 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A judge at work."""
-
     name: str
     identity: Json  # what its verdicts depend on
     answer: Callable[[Prompt, Sequence[Texts]], tuple[Sequence[Answer], float]]  # and how many are new

@@ -84,11 +84,8 @@ def seconds_a_question(
 ) -> float:
     """What a question takes of steps on batches, the median, as some may be compiled for.
 
-    Args:
-        batches: of each its questions, and what makes it of the state's parameters, which is timed too; one
-            alone is taken twice.
-        numbers: coefficients and schedule.
-        updates: on each batch.
+    Of each batch there are its questions, and what makes it of the state's parameters, which is timed, too;
+    one alone is taken twice. `numbers` are coefficients and schedule.
     """
     step, state, frozen = learner.step, learner.first(), learner.policy.frozen
     placed = jax.tree.map(lambda x: replicate(np.float32(x), learner.context.mesh), numbers)

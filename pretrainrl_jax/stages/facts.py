@@ -102,7 +102,6 @@ def _histogram(popularity: Sequence[float]) -> list[str]:
 
 
 def _some(facts: Sequence[Fact]) -> list[str]:
-    """Some facts as they were read."""
     lines = ["some of them: id | category | popularity | question | answer"]
     for fact in subsample(facts, ROWS, 0):
         about = fact.id, fact.category, f"{fact.popularity:,.6g}", fact.question, fact.answer

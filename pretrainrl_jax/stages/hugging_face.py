@@ -34,10 +34,8 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
 
     `source` is a Hugging Face folder, or the name of a model on the hub (HF_TOKEN may hold a token for it).
 
-    Raises:
-        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one
-            already or is that of a run.
-        OSError: if the checkpoint cannot be written.
+    Raises InputError if there is no such model, it is damaged or of an unknown kind, or the workdir has one
+    already or is that of a run; OSError if the checkpoint cannot be written.
     """
     began = time.perf_counter()
     target = workdir / "checkpoints" / "import"
@@ -81,9 +79,7 @@ def export_model(
 ) -> None:
     """Weights, configuration and tokenizer in a new folder, which appears once it is complete.
 
-    Raises:
-        InputError: if there is no model, or the disk has no room.
-        OSError: if it cannot be written.
+    Raises InputError if there is no model, or the disk has no room; OSError if it cannot be written.
     """
     if settings.adapters == "peft":
         return export_adapters(source, target, settings.base, mesh, screen)
@@ -118,9 +114,8 @@ def export_model(
 def export_adapters(source: str | Path, target: Path, base: str, mesh: Mesh, screen: Screen) -> None:
     """A model's adapters alone, as peft loads them beside `base`, or beside the model they were taken from.
 
-    Raises:
-        InputError: if there is no model, it has no adapters, or that model is of no Hugging Face folder.
-        OSError: if it cannot be written.
+    Raises InputError if there is no model, it has no adapters, or that model is of no Hugging Face folder;
+    OSError if it cannot be written.
     """
     began = time.perf_counter()
     loaded = load(source, mesh, screen=screen, merge=False)

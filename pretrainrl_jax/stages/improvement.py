@@ -13,7 +13,6 @@ import jax
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
 from pretrainrl_jax.documents.cut import Cuts
-from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness, held_out_texts
 from pretrainrl_jax.facts.statements import Statements
@@ -60,11 +59,7 @@ def priced(config: Config, cost: Cost) -> str:
 
 
 class Improvement:
-    """Documents, judge and rewriter of a run, made when first asked for.
-
-    Args:
-        opened: closes the servers that are asked.
-    """
+    """Documents, judge and rewriter of a run, made when first asked for; `opened` closes servers."""
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
         self._context, self._config, self._open = context, context.config, opened
@@ -73,12 +68,6 @@ class Improvement:
     def statements(self) -> Statements:
         """What is true: the facts of the run."""
         return Statements(self._context.facts)
-
-    @cached_property
-    def made(self) -> MadeDocuments:
-        """Documents about the facts of the run; none where there are others to read."""
-        there = self._config.documents.path
-        return MadeDocuments((), ()) if there else self._context.made_documents
 
     def cuts(self, tokenizer: Tokenizer) -> Cuts:
         """The stream of documents, cut, from its beginning."""
@@ -168,9 +157,7 @@ class Improvement:
     def check(self) -> None:
         """Before anything else: ask the servers once, so that a wrong key or name is known at once.
 
-        Raises:
-            InputError: if a server refuses, or a prompt is not right.
-            ServerError: if it does not reply.
+        Raises InputError if a server refuses, or a prompt is not right; ServerError if it does not reply.
         """
         config = self._config
         methods = [config.methods[system] for system in config.selfimprove.systems]
@@ -278,7 +265,7 @@ def evaluate_improvement(context: Context, improvement: Improvement) -> None:
                     return bars.enter_context(context.screen.track(stage, total, "texts")).advance
 
                 result = evaluate_truthfulness(
-                    loaded, context.facts, improvement.made, improvement.statements, config, begin
+                    loaded, context.facts, context.made_documents, improvement.statements, config, begin
                 )
             if compared(config):
                 result |= compare(context, improvement, system, loaded)
@@ -300,7 +287,7 @@ def compare(context: Context, improvement: Improvement, system: str, loaded: Loa
         model was measured by a version that kept none of it.
     """
     config = context.config
-    cuts = cut_texts(held_out_texts(improvement.made, config), loaded.tokenizer, config)
+    cuts = cut_texts(held_out_texts(context.made_documents, config), loaded.tokenizer, config)
     if not cuts:
         if system == INITIAL:
             needed = config.selfimprove.shortest_prefix + config.selfimprove.suffix

@@ -39,8 +39,6 @@ FORMAT = 1  # of parts
 
 @dataclass(frozen=True)
 class Making:
-    """One kind of labels at work."""
-
     stream: Stream
     make: Callable[[int], labels.Made]  # of the next documents, of so many at most; counted as "documents"
     files: Sequence[str]  # of lines, the one that marks the end last

@@ -164,7 +164,6 @@ def sample_by_category(context: Context, facts: Sequence[Fact], number: int) -> 
 
 
 def as_asked(facts: Sequence[Fact]) -> list[Question]:
-    """The questions of facts."""
     return [(fact, fact.question, "trained") for fact in facts]
 
 

@@ -7,11 +7,10 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from pretrainrl_jax.config import Config
@@ -43,8 +42,6 @@ from pretrainrl_jax.report.columns import grid, plain
 
 @dataclass(frozen=True)
 class Plan:
-    """A configuration on a slice."""
-
     title: str
     topology: Topology
     planned: Planned
@@ -52,28 +49,19 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        """Every program does."""
         return all(one.free >= 0 for one in self.figures)
 
 
 def plan(config: Config, topology: Topology, screen: Screen, price: float | None, as_script: bool) -> None:
     """Say what every program of the configuration takes on the slice, for which TPUs' are compiled.
 
-    Raises:
-        InputError: for a mesh, a model or a slice that cannot be.
-        MemoryError: if a program does not fit.
-        OSError: if the compiler fails.
+    Raises InputError for a mesh, a model or a slice that cannot be, MemoryError if a program does not fit,
+    OSError if the compiler fails.
     """
-    show(plan_of(config, topology, material(config), screen), screen, price, as_script)
+    show(plan_of(config, topology, material(config), screen), screen, price, as_script, {})
 
 
-def show(
-    made: Plan,
-    screen: Screen,
-    price: float | None,
-    as_script: bool,
-    beside: Mapping[str, Any] = MappingProxyType({}),
-) -> None:
+def show(made: Plan, screen: Screen, price: float | None, as_script: bool, beside: dict[str, Any]) -> None:
     """Print a plan; `beside`: what a script is told beside it. Raises MemoryError as `plan`."""
     topology, remarks = made.topology, warnings(made.figures, made.topology)
     tight = [one for one in made.figures if one.free < SPARE]
@@ -89,7 +77,7 @@ def show(
             "uncounted": list(made.planned.uncounted),
             "warnings": remarks,
         }
-        print(json.dumps(told | dict(beside), indent=1))
+        print(json.dumps(told | beside, indent=1))
     else:
         print(page(made.title, made.planned, made.figures, topology, price), end="")
         for line in (*lines(made), *(f"! {remark}" for remark in remarks)):
@@ -197,9 +185,8 @@ def search_plan(
 
     Ctrl-C tells what was found until then; a later search goes on from what was compiled.
 
-    Raises:
-        InputError: for a model or a slice that cannot be, or if no candidate can be compiled.
-        MemoryError: if none fits.
+    Raises InputError for a model or a slice that cannot be, or if no candidate can be compiled; MemoryError
+    if none fits.
     """
     learned = material(config)
     case = case_of(config, topology, learned)

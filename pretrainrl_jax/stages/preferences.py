@@ -129,7 +129,6 @@ def made_with(context: Context, base: Loaded) -> Json:
 
 
 def pairs_digest(context: Context) -> str:
-    """A digest of every pair that was read."""
     return short_digest(
         [
             (comparison.id, [(key(p.chosen), key(p.rejected), p.rows) for p in comparison.pairs])

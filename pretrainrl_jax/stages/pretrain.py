@@ -45,7 +45,6 @@ class Data:
 
 
 def pretrain(context: Context) -> None:
-    """The stage that makes the base model."""
     with context.working(BASE) as notes:
         notes |= base_model(context)
 

@@ -46,13 +46,8 @@ def practice_of(
 ) -> Practice[Fact]:
     """Questions that are taught first, then those that are answered, pass after pass.
 
-    Each pass is shuffled anew, and asks facts in their wordings in turn.
-
-    Args:
-        texts: of which each batch has some beside it, where the objective is anchored.
-        taught: passes over the facts that teach "I don't know"; a fraction is a share of them.
-        passes: likewise, that ask.
-        progress: of an earlier run.
+    Each pass is shuffled anew, and asks facts in their wordings in turn. `taught` and `passes` are over the
+    facts; a fraction is a share of them. Each batch has some anchor text beside it, where there are `texts`.
     """
     context, base, config = learner.context, learner.policy.plain, learner.context.config
     objective, steps = config.objectives[system], config.train.grad_accum_steps

@@ -60,8 +60,6 @@ def selfimprove(context: Context) -> None:
 
 
 class Method:
-    """One method at work."""
-
     def __init__(self, context: Context, improvement: Improvement, system: str) -> None:
         self._context, self._improvement, self._system = context, improvement, system
         self._settings, self._method = context.config.selfimprove, context.config.methods[system]

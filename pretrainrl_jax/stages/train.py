@@ -169,11 +169,9 @@ class Rounds:
 
     @property
     def more(self) -> bool:
-        """Whether another round follows."""
         return self.number + 1 < len(self._spans)
 
     def turn(self, trees: Sequence[AnswerTree]) -> None:
-        """Go on with the next round."""
         self.number, self.done = self.number + 1, self.end
         span = self._spans[self.number]
         visit = material(self._context).visit(self._context, trees)

@@ -37,8 +37,6 @@ TOGETHER = 1024  # prompts cut into tokens at a time
 
 @dataclass(frozen=True)
 class Task:
-    """A judge's, or a rewriter's."""
-
     settings: LabelledConfig
     labels: Labels
     tokenizer: Tokenizer
@@ -49,7 +47,6 @@ class Task:
     outcomes: Sequence[str]  # what may come of an output
 
     def encoded(self, examples: Sequence[Labelled]) -> list[tuple[int, ...]]:
-        """The tokens of the prompts about examples."""
         tokens = encode_plain(self.tokenizer, [self.fill(one) for one in examples])
         return [self.tokenizer.start + ids for ids in tokens]
 
