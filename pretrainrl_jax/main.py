@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrainrl_jax.command_line import as_typed, help_for, parse
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.stages.check import check_model
+from pretrainrl_jax.stages import check
 from pretrainrl_jax.storage import of_bucket
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 from pretrainrl_jax.verbs import VERBS
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             read = parse(arguments)
             if read.verb != "plan":  # whose models need not be here
-                check_model(read.config)
+                check.model(read.config)
             with termination_interrupts(read.config.checkpoint.grace_seconds, read.text):
                 VERBS[read.verb].run(read)
     except InputError as error:

@@ -12,16 +12,7 @@ from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging.parts import ASKING
 from pretrainrl_jax.judging.prompts import judge_prompt
-from pretrainrl_jax.stages.check import (
-    check_facts,
-    check_judge,
-    check_labels,
-    check_making,
-    check_model_at,
-    check_preferences,
-    check_samples,
-    check_text,
-)
+from pretrainrl_jax.stages import check
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.workdir import check_workdir, prepare_workdir, read_workdir
 
@@ -51,10 +42,10 @@ def _work(command: Command) -> None:
         if command.verb == "selfimprove":
             how = "leave preferences.path out, or choose a --workdir without"
             raise InputError(f"selfimprove learns from documents: {how}")
-        check_preferences(config)
+        check.preferences(config)
     if command.verb == "selfimprove":
-        check_judge(config.judge)
-    check_text(config)
+        check.judge(config.judge)
+    check.text(config)
     # Reading data may take long.
     check_workdir(command.workdir, config, command.creates)
     facts, preferences, head = [], None, []
@@ -67,7 +58,7 @@ def _work(command: Command) -> None:
 
         reading = read_facts(config)
         facts, head = reading.facts, reading.head
-        check_facts(config, facts)
+        check.facts(config, facts)
     from pretrainrl_jax.stages.start import start
 
     start(command, facts, preferences, head)
@@ -100,7 +91,7 @@ def _evaluate(command: Command) -> None:
 def _evaluate_model(command: Command) -> None:
     """Any model on a user's facts: no workdir of a run, nothing is trained."""
     config = command.config
-    check_model_at(config.model.path, "--model.path")
+    check.model_at(config.model.path, "--model.path")
     if not config.facts.path:
         raise InputError("evaluate --model.path needs facts to ask about: give --facts.path")
     alone = dict(TRAINS_NOTHING)
@@ -114,9 +105,9 @@ def _selfimprove(command: Command) -> None:
     if who and kind:
         raise InputError("--make and --train are two commands: make labelled texts first, then train on them")
     if who:
-        check_labels(config, who)
+        check.labels(config, who)
     if kind:
-        check_making(config, kind)
+        check.making(config, kind)
     if (who or kind) and config.model.path and not is_run(command.workdir):  # it is taken as it is
         command = replace(command, config=changed(config, TRAINS_NOTHING))
     _work(command)
@@ -130,9 +121,9 @@ def _judge(command: Command) -> None:
     config = command.config
     folders = [judge for judge in config.bench.judges if "@http" not in judge]
     for folder in folders:
-        check_model_at(folder, "--bench.judges")
+        check.model_at(folder, "--bench.judges")
     if len(folders) == len(config.bench.judges):  # else a server is asked
-        check_samples(config.judge)
+        check.samples(config.judge)
     verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
     labelled = read_labelled(path or str(SHIPPED), verdicts, config.bench.split, config.bench.subset)
     from pretrainrl_jax.stages.bench import bench
@@ -147,7 +138,7 @@ def _ask(command: Command) -> None:
     config, question, kind = command.config, command.options.question, command.options.template
     if not question.strip():
         raise InputError("the question is empty")
-    check_model_at(config.model.path or command.workdir, "--model.path")
+    check.model_at(config.model.path or command.workdir, "--model.path")
     if kind == "bare" and config.ask.examples:
         raise InputError("--template=bare shows no examples: leave it or --ask.examples out")
     from pretrainrl_jax.facts.reading import read_examples
@@ -182,7 +173,7 @@ def _import(command: Command) -> None:
 
 def _export(command: Command) -> None:
     source, target = command.options.model or command.workdir, command.options.to
-    check_model_at(source, "--model")
+    check.model_at(source, "--model")
     if "://" in target:
         raise InputError(f"--to={target}: give a folder of this machine")
     if Path(target).exists():
@@ -216,7 +207,7 @@ def _plan(command: Command) -> None:
     from pretrainrl_jax.planning.chips import topology
 
     options = command.options
-    check_judge(command.config.judge)
+    check.judge(command.config.judge)
     if cells(command.config):
         raise InputError("sweep.* is for `run`: plan one of its cells")
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:

@@ -15,7 +15,7 @@ from pretrainrl_jax.judging.parts import prompts_of
 from pretrainrl_jax.judging.prompts import judge_prompt, read_prompt
 
 
-def check_facts(config: Config, facts: Sequence[Fact]) -> None:
+def facts(config: Config, facts: Sequence[Fact]) -> None:
     """Raise InputError for facts that lack what settings need of them, or answers that cannot be read."""
     if (number := config.train.wordings) > 1 and not any(fact.rewordings for fact in facts):
         raise InputError(
@@ -43,7 +43,7 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
         )
 
 
-def check_preferences(config: Config) -> None:
+def preferences(config: Config) -> None:
     """Raise InputError for what a run on preferences cannot do, before anything is read."""
     if not config.model.path:
         raise InputError("preferences need a model: set --model.path to its folder")
@@ -64,17 +64,17 @@ def check_preferences(config: Config) -> None:
             raise InputError(f"{name} is for facts: {otherwise}")
 
 
-def check_judge(settings: JudgeConfig) -> None:
+def judge(settings: JudgeConfig) -> None:
     """Raise InputError for a judge's settings that nothing would read."""
     if (settings.path or settings.server.url) and not (
         settings.quality or settings.safety or settings.factuality
     ):
         named = f"path={settings.path}" if settings.path else f"server.url={settings.server.url}"
         raise InputError(f"judge.{named}: no part asks it: give judge.quality, safety or factuality")
-    check_samples(settings)
+    samples(settings)
 
 
-def check_samples(settings: JudgeConfig) -> None:
+def samples(settings: JudgeConfig) -> None:
     """Raise InputError for what is asked of a server alone, where there is none."""
     if not settings.server.url and (settings.samples > 1 or settings.reasoning):
         named = f"samples={settings.samples}" if settings.samples > 1 else "reasoning=true"
@@ -84,7 +84,7 @@ def check_samples(settings: JudgeConfig) -> None:
         )
 
 
-def check_labels(config: Config, who: str) -> None:
+def labels(config: Config, who: str) -> None:
     """Raise InputError if the labelled texts of a judge or a rewriter cannot be read, or the prompts."""
     if who == "judge":
         parts = config.tuning.judge.parts
@@ -95,7 +95,7 @@ def check_labels(config: Config, who: str) -> None:
         read_labels(config.tuning.rewriter.data, {"rewrite": ()}, "tuning.rewriter.data")
 
 
-def check_making(config: Config, kind: str) -> None:
+def making(config: Config, kind: str) -> None:
     """Raise InputError if no model would make labels of a kind, or prompts or the blocklist are none."""
     prompts_of(config.judge)
     if kind == "unsafe-data":
@@ -112,14 +112,14 @@ def check_making(config: Config, kind: str) -> None:
         )
 
 
-def check_text(config: Config) -> None:
+def text(config: Config) -> None:
     """Raise InputError if evaluate.text or anchor.path cannot be read."""
     for name, path in (("evaluate.text", config.evaluate.text), ("anchor.path", config.anchor.path)):
         if path:
             paragraphs(path, name)
 
 
-def check_model_at(path: str | Path, option: str) -> None:
+def model_at(path: str | Path, option: str) -> None:
     """Raise InputError if there is no folder that may hold a model."""
     if "://" not in str(path) and not Path(path).is_dir():
         raise InputError(
@@ -128,7 +128,7 @@ def check_model_at(path: str | Path, option: str) -> None:
         )
 
 
-def check_model(config: Config) -> None:
+def model(config: Config) -> None:
     """Raise InputError if the folders of tokenizer and model are not there."""
     for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
         if path and "://" not in path and not Path(path).is_dir():

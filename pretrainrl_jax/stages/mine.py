@@ -20,17 +20,9 @@ from pretrainrl_jax.facts.matching import why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.knowledge.signatures import of_mining
+from pretrainrl_jax.mining import candidates as falsehoods
 from pretrainrl_jax.mining import statistics
-from pretrainrl_jax.mining.candidates import (
-    REASONS,
-    Candidate,
-    Rules,
-    from_beams,
-    from_values,
-    popular_values,
-    some_of,
-    without_repeats,
-)
+from pretrainrl_jax.mining.candidates import Candidate, Rules
 from pretrainrl_jax.mining.draw import draw_negatives, longest
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
@@ -223,23 +215,23 @@ def choose(
 ) -> tuple[list[list[Candidate]], dict[str, Counter[str]]]:
     """Each question's candidates from every source, and how many each rule took of each source's."""
     settings, seed = context.config.mine, context.config.seed
-    dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
+    dropped = {source: Counter(dict.fromkeys(falsehoods.REASONS, 0)) for source in settings.sources}
     searched = {"beam": decoded, "constrained": constrained}
     answers = {source: {fact.id: beams for fact, beams in pairs} for source, pairs in searched.items()}
-    popular = popular_values(context.facts, settings.popular_share)
+    popular = falsehoods.popular_values(context.facts, settings.popular_share)
     chosen = []
     for fact in facts:
         by_source: list[list[Candidate]] = []
         for source in settings.sources:
             how = source, fact, rules, dropped[source]
             if source in answers:
-                by_source.append(from_beams(answers[source][fact.id], *how))
+                by_source.append(falsehoods.from_beams(answers[source][fact.id], *how))
             elif source == "pool":
-                by_source.append(from_values(pools[fact.category], *how))
+                by_source.append(falsehoods.from_values(pools[fact.category], *how))
             else:
-                values = some_of(popular[fact.category], settings.pool, fact, seed)
-                by_source.append(from_values(values, *how))
-        chosen.append(without_repeats(by_source, dropped))
+                values = falsehoods.some_of(popular[fact.category], settings.pool, fact, seed)
+                by_source.append(falsehoods.from_values(values, *how))
+        chosen.append(falsehoods.without_repeats(by_source, dropped))
     return chosen, dropped
 
 
