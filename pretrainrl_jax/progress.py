@@ -85,9 +85,6 @@ class Track:
             self._warm = (self._warm[0], self._warm[1] + n)
         self._skipped += n
 
-    def show(self, **values: float) -> None:
-        self._metrics = lambda: values
-
     def finish(self, failed: bool = False) -> None:
         """Draw the last state. After a failure device values may not exist, so they are not asked for."""
         now = self._clock()

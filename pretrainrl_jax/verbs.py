@@ -35,8 +35,9 @@ class Verb:
 def _work(command: Command) -> None:
     """`run`, `pretrain`, `mine`, `train`, `evaluate`, `selfimprove`."""
     if command.verb != "run" and cells(command.config):
-        other = f"not for `{command.verb}`: name the workdir of one of its cells"
-        raise InputError(f"sweep.* is for `run`, {other}")
+        raise InputError(
+            f"sweep.* is for `run`, not for `{command.verb}`: name the workdir of one of its cells"
+        )
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":

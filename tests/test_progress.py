@@ -159,8 +159,7 @@ def test_what_an_earlier_run_did_says_nothing_of_the_rate() -> None:
         progress.advance(10)
         progress.skip(20)
         clock.now += 10.0
-        progress.advance(10)
-        progress.show(distinct_answers=3.25)
+        progress.advance(10, distinct_answers=3.25)
     lines = written(console).splitlines()
     assert lines[0].startswith("mine  60/100 questions  1/s  0:40 left")
     assert lines[1].startswith("mine  90/100 questions  1/s  0:10 left")

@@ -220,10 +220,8 @@ def evaluation(context: Context, system: str) -> Path:
 def compare(context: Context, improvement: Improvement, system: str, loaded: Loaded) -> dict[str, Any]:
     """Held-out texts continued, and whose continuation the run's judge finds better, this or the base's.
 
-    Returns:
-        "continued": what the model wrote, as `Continued`. Of any but the base model "compared", a win of each
-        prefix with a verdict, 1, 0 or ½, and "unjudged", how many have none. Only "continued" where the base
-        model was measured by a version that kept none of it.
+    Gives "continued", what the model wrote, as `Continued`; of any but the base model also "compared", a win
+    of each prefix with a verdict, 1, 0 or ½, and "unjudged", how many have none.
     """
     config = context.config
     cuts = cut_texts(held_out_texts(context.made_documents, config), loaded.tokenizer, config)

@@ -20,16 +20,13 @@ from pretrainrl_jax.trees.templates import Template
 
 
 class Learner:
-    """A model as a stage begins to train it, described beside its checkpoints.
-
-    `policy` is that model, and `step` its jitted step.
+    """A model as a stage begins to train it, `policy`, described beside its checkpoints; `step` is jitted.
 
     Args:
         base: with the parameters that it takes over, which go on as `policy.plain`.
         about: what checkpoints depend on beside settings: data; and the model that adapters are for.
         template: how it is taught to be asked.
         adapters: with fresh ones, where lora.rank asks for some.
-        ntp_scale, dpo_scale, grpo_form: as `compile_step` has them.
         told: what `Run` is told of the stage: `rate` and others.
     """
 

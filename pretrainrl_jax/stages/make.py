@@ -71,9 +71,8 @@ def make(context: Context, kind: str) -> None:
             while not ended and (left := settings.documents - counts["documents"]) > 0:
                 began = time.perf_counter()
                 made = making.make(min(settings.batch, left))
-                found = made.counts + Counter(
-                    {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
-                )
+                lines = {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
+                found = made.counts + Counter(lines)
                 counts.update(found)
                 spent, ended = time.perf_counter() - began, making.stream.ended
                 part = {"rows": made.rows, "counts": dict(found), "state": making.stream.state}

@@ -217,8 +217,9 @@ def search_plan(
             for one in searching.search(ranked, judge, most, topology.chip.hbm):
                 found.append(one)
                 if best := searching.fastest(found):
-                    bar.show(best_hours=best.middle / HOUR)
-                bar.advance()
+                    bar.advance(1, best_hours=best.middle / HOUR)
+                else:
+                    bar.advance()
     except KeyboardInterrupt:
         tell(found, len(ranked), case.section, as_script)
         raise
@@ -226,7 +227,14 @@ def search_plan(
     if best is None or not as_script:  # a script is told with the plan
         tell(found, len(ranked), case.section, as_script)
     if best is None:
-        raise _nothing(found, case.section, topology)
+        if not (compiled := [one for one in found if not one.refused]):
+            raise InputError(f"--search: no candidate can be compiled: {found[0].refused}")
+        one = max(compiled, key=lambda one: one.free)
+        closest = f"the closest leaves {one.free:.0%} free: plan with {one.candidate.flags(case.section)}"
+        raise MemoryError(
+            f"none of {len(found)} candidates leaves {SPARE:.0%} of a chip's memory free in {topology.name}; "
+            f"{closest} says what would make it fit"
+        )
     show(plans[best.candidate], screen, price, as_script, found_as_json(found, len(ranked), case.section))
 
 
@@ -289,16 +297,3 @@ def found_as_json(found: Sequence[searching.Found], ranked: int, section: str) -
         "candidates": ranked,
         "flags": best.candidate.flags(section) if best else "",
     }
-
-
-def _nothing(found: Sequence[searching.Found], section: str, topology: Topology) -> Exception:
-    """Why nothing was found, with the closest candidate."""
-    compiled = [one for one in found if not one.refused]
-    if not compiled:
-        return InputError(f"--search: no candidate can be compiled: {found[0].refused}")
-    one = max(compiled, key=lambda one: one.free)
-    flags = one.candidate.flags(section)
-    return MemoryError(
-        f"none of {len(found)} candidates leaves {SPARE:.0%} of a chip's memory free in {topology.name}; the "
-        f"closest leaves {one.free:.0%} free: plan with {flags} says what would make it fit"
-    )
