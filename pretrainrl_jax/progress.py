@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from rich.console import Console
@@ -41,8 +41,33 @@ class Screen:
         if self.verbose and not self.mute:
             print(text, flush=True)
 
-    def track(self, label: str, total: int, unit: str) -> "AbstractContextManager[Track]":
-        return track(label, total, unit, console=Console(stderr=True, quiet=self.quiet or self.mute))
+    @contextmanager
+    def track(
+        self,
+        label: str,
+        total: int,
+        unit: str,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> Generator["Track"]:
+        """Show the progress of `total` units of work on stderr while the block runs.
+
+        On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
+        """
+        console = console or Console(stderr=True, quiet=self.quiet or self.mute)
+        is_bar = console.is_terminal and not console.is_dumb_terminal
+
+        def line(done: int, text: str) -> None:
+            console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+        with _bar(label, total, console) if is_bar else nullcontext(line) as draw:
+            tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
+            try:
+                yield tracked
+            except BaseException:
+                tracked.finish(failed=True)
+                raise
+            tracked.finish()
 
 
 NORMAL = Screen()
@@ -50,7 +75,7 @@ SILENT = Screen(quiet=True)
 
 
 class Track:
-    """Counts finished work and draws it at most once an interval. Made by `track`."""
+    """Counts finished work and draws it at most once an interval. Made by `Screen.track`."""
 
     def __init__(
         self, total: int, unit: str, draw: Draw, interval: float, clock: Callable[[], float]
@@ -117,35 +142,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-@contextmanager
-def track(
-    label: str,
-    total: int,
-    unit: str,
-    *,
-    console: Console | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Generator[Track]:
-    """Show the progress of `total` units of work on stderr while the block runs.
-
-    On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
-    """
-    console = console or Console(stderr=True)
-    is_bar = console.is_terminal and not console.is_dumb_terminal
-
-    def line(done: int, text: str) -> None:
-        console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
-
-    with _bar(label, total, console) if is_bar else nullcontext(line) as draw:
-        tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
-        try:
-            yield tracked
-        except BaseException:
-            tracked.finish(failed=True)
-            raise
-        tracked.finish()
 
 
 @contextmanager

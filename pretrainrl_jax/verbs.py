@@ -152,13 +152,12 @@ def _ask(command: Command) -> None:
 
 
 def _facts(command: Command) -> None:
+    from pretrainrl_jax.stages.facts import show_facts, show_preferences
+
     if command.config.preferences.path:
-        from pretrainrl_jax.stages.show_preferences import show_preferences
-
-        return show_preferences(command.config)
-    from pretrainrl_jax.stages.facts import show_facts
-
-    show_facts(command.config, command.workdir)
+        show_preferences(command.config)
+    else:
+        show_facts(command.config, command.workdir)
 
 
 def _import(command: Command) -> None:
