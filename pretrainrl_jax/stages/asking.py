@@ -82,8 +82,7 @@ def _truths(answers: Mapping[str, Any]) -> list[Truth]:
 def is_right(context: Context, asked: Question, text: str) -> bool:
     """Whether an answer to a question is true, by the rule of the evaluation and all that is known."""
     fact, wording, _ = asked
-    truths = truths_of(fact, wording, context.known_truths)
-    return matches(text, truths, context.config.evaluate.match)
+    return matches(text, truths_of(fact, wording, context.known_truths), context.config.evaluate.match)
 
 
 class Asker:

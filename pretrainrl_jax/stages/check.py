@@ -87,8 +87,7 @@ def samples(settings: JudgeConfig) -> None:
 def labels(config: Config, who: str) -> None:
     """Raise InputError if the labelled texts of a judge or a rewriter cannot be read, or the prompts."""
     if who == "judge":
-        parts = config.tuning.judge.parts
-        verdicts = {part: judge_prompt(config.judge, part).verdicts for part in parts}
+        verdicts = {part: judge_prompt(config.judge, part).verdicts for part in config.tuning.judge.parts}
         read_labels(config.tuning.judge.data, verdicts, "tuning.judge.data")
     else:
         read_prompt("rewrite", config.rewriter.prompts, config.rewriter.prompt)

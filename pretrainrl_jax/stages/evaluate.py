@@ -113,8 +113,7 @@ def text_nll(context: Context, loaded: Loaded, texts: Sequence[str]) -> float | 
 
 def mean_nll(context: Context, loaded: Loaded, trees: Sequence[AnswerTree]) -> float:
     """The same of texts that are trees."""
-    length = context.config.pretrain.row_length
-    scores = context.score(loaded, trees, length)
+    scores = context.score(loaded, trees, context.config.pretrain.row_length)
     predicted = sum(size(tree, question=False).targets for tree in trees)
     return -float(np.sum(scores)) / max(1, predicted)
 
@@ -131,7 +130,7 @@ def calibrate(
         {"value", "fitted_on": questions, "log_loss": [before, after]}, or {"reason"} why there is none; and
         of each outcome of `OWN_WORDING` its best answer's confidence at that temperature, None without one.
     """
-    held_out = [o for o in outcomes if o.group == "held_out"]
+    held_out = (o for o in outcomes if o.group == "held_out")
     fitted = sorted(held_out, key=lambda o: hashed(o.question))[:MOST]
     right = np.array([o.best.right for o in fitted], bool)
     if len(fitted) < FEWEST:
@@ -145,8 +144,7 @@ def calibrate(
     temperature, after, (low, high) = 1.0, before, RANGE
     for _ in range(ROUNDS):  # each looks closer at the neighbourhood of the best so far
         grid = np.geomspace(low, high, GRID)
-        columns = confidences(context, loaded, fitted, grid.tolist()).T
-        losses = [log_loss(column, right) for column in columns]
+        losses = [log_loss(column, right) for column in confidences(context, loaded, fitted, grid.tolist()).T]
         at = int(np.argmin(losses))
         temperature, after = min((temperature, after), (float(grid[at]), losses[at]), key=lambda two: two[1])
         low, high = grid[max(0, at - 1)], grid[min(GRID - 1, at + 1)]
@@ -233,8 +231,7 @@ def counted(context: Context, stream: Stream, source: str, limit: int | None = N
     """The counts of a stream to its end, or of its first `limit` records; as kept, where they are these."""
     facts, path = context.facts, context.workdir / STATEMENTS
     told = [[f.id, f.question, f.paraphrase, f.answers, f.category, f.subject] for f in facts]
-    settings = asdict(context.config.documents)
-    made_with = short_digest([source, stream.identity, limit, settings, told])
+    made_with = short_digest([source, stream.identity, limit, asdict(context.config.documents), told])
 
     before = kept_json(path)
     if isinstance(before, dict) and before.get("made_with") == made_with:

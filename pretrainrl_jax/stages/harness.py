@@ -39,8 +39,7 @@ def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Ta
     """The results of a model of no workdir, in a file of its folder's name: what is there is replaced."""
     name = Path(source.rstrip("/")).name
     loaded = load(source, context.mesh, dtype, chosen=context.chosen)
-    done = evaluate_tasks(context, loaded, tasks, name, source, {})
-    show({name: {"tasks": done}}, tasks, Systems({}))
+    show({name: {"tasks": evaluate_tasks(context, loaded, tasks, name, source, {})}}, tasks, Systems({}))
     say(f"results: {folder(context.workdir) / name}.json")
 
 

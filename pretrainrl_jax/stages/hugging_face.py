@@ -99,8 +99,7 @@ def export_model(
         # What is as it was stored is described as it was.
         stated = stored_dtype(before) if DTYPES in origin and not asked else ""
         dtype = stated or tensors["model.embed_tokens.weight"].dtype.name
-        config = write_config(loaded.model.shape, before, dtype)
-        write_json(partial / "config.json", config | ends)
+        write_json(partial / "config.json", write_config(loaded.model.shape, before, dtype) | ends)
 
     with _appearing(target) as partial:
         with screen.track("export", len(tensors), "tensors") as bar:

@@ -51,8 +51,7 @@ class Mined(NamedTuple):
 
 def make_trees(context: Context, base: Loaded) -> Mined:
     """The base model's falsehoods for every trained fact."""
-    facts = context.asked(context.trained)
-    mined = mine_negatives(context, base, base, facts, context.parts("mine"))
+    mined = mine_negatives(context, base, base, context.asked(context.trained), context.parts("mine"))
     signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
     said = [f"mine: {line(mined.statistics)}", *signatures]
     return mined._replace(said=said, made_with=made_with(context, base))
@@ -170,8 +169,7 @@ def searched(
         return [list(map(vars, answers)) for answers in search(part, advance)]
 
     told = work, label, "questions", lambda asked, beams: read_answers(beams)
-    found = asker.in_parts(as_asked(facts), shards, made_with, *told)
-    return list(zip(facts, found, strict=True))
+    return list(zip(facts, asker.in_parts(as_asked(facts), shards, made_with, *told), strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:

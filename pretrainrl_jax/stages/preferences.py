@@ -33,14 +33,15 @@ LENGTH = 300  # characters of such a text
 
 def make_trees(context: Context, base: Loaded) -> Mined:
     """The file's pairs as trees, each answer scored once by the base model."""
-    made = {name: build_trees(context, base, name) for name in (TRAINED, HELD_OUT)}
+    settings, train = context.config.preferences, context.config.train
+    how = base.tokenizer, train.row_length, train.layout, settings.control_tokens
+    trained, held_out = split(preferred(context).comparisons, settings.holdout_every)
+    made = {TRAINED: build(trained, *how), HELD_OUT: build(held_out, *how)}
     described = statistics(context, made)
     for line in lines(described, made):
         context.screen.say(f"preferences: {line}")
     if not made[TRAINED].trees:
-        raise InputError(
-            f"no pair of {context.config.preferences.path} is left to train on: the lines above say why"
-        )
+        raise InputError(f"no pair of {settings.path} is left to train on: the lines above say why")
     stamp, scored = made_with(context, base), dict[str, list[AnswerTree]]()
     for name, built in made.items():
         if built.trees:
@@ -66,14 +67,6 @@ def preferred(context: Context) -> Preferences:
     """What was read; a run on facts has none."""
     assert context.preferences is not None
     return context.preferences
-
-
-def build_trees(context: Context, base: Loaded, name: str) -> Built:
-    """The trees of the prompts that are trained, or of those held out."""
-    settings, train = context.config.preferences, context.config.train
-    sides = split(preferred(context).comparisons, settings.holdout_every)
-    comparisons = sides[name == HELD_OUT]
-    return build(comparisons, base.tokenizer, train.row_length, train.layout, settings.control_tokens)
 
 
 def statistics(context: Context, made: dict[str, Built]) -> Json:
