@@ -23,7 +23,7 @@ from pretrainrl_jax.config.stored import Setting, changed, every_setting, named_
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.verbs import VERBS
-from pretrainrl_jax.workdir import has_begun, read_workdir
+from pretrainrl_jax.workdir import called, has_begun, read_workdir
 
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
@@ -78,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Command:
         raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
 
     model = declared.named(options, given)
-    default = RUNS / Path(model).name if model else _default_workdir(options.config, given)
+    default = RUNS / called(model) if model else _default_workdir(options.config, given)
     options.workdir = place(options.workdir or default)
     alone = options.config or model or getattr(options, "compare", None)
     stored = None

@@ -331,7 +331,7 @@ VERBS = {
         DEVICES,
         _import,
         {"--model": {"metavar": "PATH", "default": "", "help": "Hugging Face folder, or name on the hub"}},
-        named=lambda options, given: options.model.rstrip("/"),
+        named=lambda options, given: options.model,
     ),
     "export": Verb(
         "a Hugging Face folder of a model",

@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import sys
 import uuid
 from collections.abc import Generator
@@ -28,6 +29,11 @@ IMPROVES = {*IMPROVED, "rewriting"}  # results that settings of these alone deci
 
 def anchor_file(workdir: Path) -> Path:
     return workdir / "mined" / "anchor.npz"
+
+
+def called(model: str) -> str:
+    """What a model is called: as its folder, however the way there is written."""
+    return Path(os.path.abspath(model)).name
 
 
 def spends_as(folder: Path) -> str:

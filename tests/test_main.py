@@ -814,6 +814,9 @@ def test_what_users_have_of_their_own_begins_with_the_defaults(words: tuple[str,
         (("run", "--model.path=runs/Qwen2.5-0.5B"), "own"),  # which may hold the model itself
         (("evaluate", "--model.path=Qwen2.5-0.5B", "--facts.path=capitals.csv"), "Qwen2.5-0.5B"),
         (("evaluate", "--model.path=models/small", "--facts.path=capitals.csv"), "small"),
+        (("evaluate", "--model.path=models/small/../large/.", "--facts.path=capitals.csv"), "large"),
+        (("import", "--model=gs://bucket/small/"), "small"),
+        (("import", "--model=models/small/.."), "models"),  # never beside runs/
     ],
 )
 def test_the_workdir_of_what_users_have_of_their_own_is_named_after_it(

@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.config import Config, JudgeServerConfig
@@ -22,7 +21,7 @@ from pretrainrl_jax.progress import Screen, Track
 from pretrainrl_jax.report.judges import table, write_judges
 from pretrainrl_jax.stages.context import Context, keep_json, kept_json, say
 from pretrainrl_jax.training.loading import load
-from pretrainrl_jax.workdir import spends_as
+from pretrainrl_jax.workdir import called, spends_as
 
 Json = dict[str, Any]
 Prompts = dict[tuple[str, str], Prompt]  # by part and name
@@ -165,7 +164,7 @@ def agreements(rows: Sequence[Json]) -> list[list[float | None]]:
 
 def name_of(judge: Named) -> str:
     """What tables call a judge."""
-    return Path(judge.rstrip("/")).name if isinstance(judge, str) else judge.model
+    return called(judge) if isinstance(judge, str) else judge.model
 
 
 def judges_of(config: Config) -> list[Named]:
