@@ -186,16 +186,16 @@ def _export(command: Command) -> None:
 
 
 def _report(command: Command) -> None:
+    if command.options.compare and command.given:
+        raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
+    if command.options.markdown and not command.options.compare:
+        raise InputError("--markdown is of a comparison: give --compare A B with it")
     from pretrainrl_jax.stages.report import compare, report
     from pretrainrl_jax.stages.sweep import conclude
 
-    if command.options.compare and command.given:
-        raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
     if command.options.compare:
         one, other = (place(path, "--compare") for path in command.options.compare)
         compare(one, other, markdown=command.options.markdown)
-    elif command.options.markdown:
-        raise InputError("--markdown is of a comparison: give --compare A B with it")
     elif cells(command.config):
         conclude(command.workdir, command.config)
     else:

@@ -53,6 +53,14 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "key like nothing": (["--zzz=3"], ["unknown setting --zzz"]),
     "abbreviated key": (["--model.d_mod=3"], ["unknown setting --model.d_mod", "model.d_model"]),
     "section as a key": (["--world=3"], ["unknown setting --world"]),
+    "setting of a comparison": (
+        ["report", "--compare", "a", "b", "--name=x"],
+        ["--compare", "leave name out"],
+    ),
+    "markdown of one report": (
+        ["report", "--markdown", f"--config={default_config()}"],
+        ["give --compare A B"],
+    ),
     "value missing": (["--model.d_model"], ["--model.d_model", "expected one argument"]),
     "stray word": (["run", "fast"], ["unexpected argument fast"]),
     "mistyped verb": (["trian"], ["unknown verb 'trian'", "did you mean train?", "pretrain, mine, train"]),

@@ -144,13 +144,10 @@ def _appearing(target: Path) -> Generator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
 
-    def end() -> None:
-        partial.rename(target)
-
     try:
         run_on_process_0(begin, "beginning the export")
         yield partial
-        run_on_process_0(end, "finishing the export")
+        run_on_process_0(lambda: str(partial.rename(target)), "finishing the export")
     except BaseException:
         if is_process_0():
             shutil.rmtree(partial, ignore_errors=True)
