@@ -25,6 +25,7 @@ class Screen:
     verbose: bool = False  # what took how long, which files were written
     mute: bool = False  # nothing at all: another process of the run says it
     began: float = field(default_factory=time.monotonic)  # when the command was given
+    clock: Callable[[], float] = time.monotonic
 
     def say(self, text: str) -> None:
         """One line on standard output of what a stage does."""
@@ -42,14 +43,7 @@ class Screen:
             print(text, flush=True)
 
     @contextmanager
-    def track(
-        self,
-        label: str,
-        total: int,
-        unit: str,
-        console: Console | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> Generator["Track"]:
+    def track(self, label: str, total: int, unit: str, console: Console | None = None) -> Generator["Track"]:
         """Show the progress of `total` units of work on stderr while the block runs.
 
         On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
@@ -61,7 +55,7 @@ class Screen:
             console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
 
         with _bar(label, total, console) if is_bar else nullcontext(line) as draw:
-            tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
+            tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, self.clock)
             try:
                 yield tracked
             except BaseException:

@@ -34,7 +34,7 @@ def written(console: Console) -> str:
 
 def test_a_plain_line_has_count_rate_time_left_and_metrics() -> None:
     console, clock = plain(), Clock()
-    with NORMAL.track("train/ntp", 186, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/ntp", 186, "steps", console=console) as progress:
         clock.now += 30.0  # compiling: must not spoil the rate
         progress.advance(1, loss=9.0)
         clock.now += 10.0
@@ -52,7 +52,7 @@ def test_lines_and_lazy_metrics_are_throttled() -> None:
     console, clock = plain(), Clock()
     fetched: list[int] = []
 
-    with NORMAL.track("mine", 1000, "questions", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("mine", 1000, "questions", console=console) as progress:
         for step in range(1000):
             clock.now += 0.1
 
@@ -69,11 +69,11 @@ def test_lines_and_lazy_metrics_are_throttled() -> None:
 
 def test_a_short_run_writes_one_line_and_nothing_to_do_is_fine() -> None:
     console, clock = plain(), Clock()
-    with NORMAL.track("evaluate", 3, "batches", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("evaluate", 3, "batches", console=console) as progress:
         for _ in range(3):
             clock.now += 1.0
             progress.advance()
-    with NORMAL.track("evaluate", 0, "batches", console=console, clock=clock):
+    with Screen(clock=clock).track("evaluate", 0, "batches", console=console):
         pass
     line, second = written(console).splitlines()
     assert line == "evaluate  3/3 batches  1/s  0:03 taken"
@@ -99,7 +99,7 @@ def test_a_failure_passes_through_without_fetching_metrics(console: Console) -> 
 
 def test_a_terminal_gets_a_bar_that_fits() -> None:
     console, clock = terminal(width=100), Clock()
-    with NORMAL.track("train/[b]pretrainrl", 4, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/[b]pretrainrl", 4, "steps", console=console) as progress:
         for _ in range(4):
             clock.now += 1.0
             progress.advance(1, loss=2.314)
@@ -112,7 +112,7 @@ def test_a_terminal_gets_a_bar_that_fits() -> None:
 
 def test_on_a_narrow_terminal_the_metrics_stay_and_the_bar_goes() -> None:
     console, clock = terminal(width=80), Clock()
-    with NORMAL.track("train/pretrainrl", 353, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/pretrainrl", 353, "steps", console=console) as progress:
         clock.now += 1.0
         progress.advance(1)
         clock.now += 57.0
@@ -127,11 +127,11 @@ def test_on_a_narrow_terminal_the_metrics_stay_and_the_bar_goes() -> None:
 
 def test_a_terminal_shows_rate_and_metrics_and_takes_a_total_of_zero() -> None:
     console, clock = terminal(), Clock()
-    with NORMAL.track("train/ntp", 2, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/ntp", 2, "steps", console=console) as progress:
         for _ in range(2):
             clock.now += 2.0
             progress.advance(1, lambda: {"loss": 2.314})
-    with NORMAL.track("train/none", 0, "steps", console=console, clock=clock):
+    with Screen(clock=clock).track("train/none", 0, "steps", console=console):
         pass
     text = written(console)
     assert "0.5/s" in text
@@ -153,7 +153,7 @@ def test_numbers_are_short() -> None:
 
 def test_what_an_earlier_run_did_says_nothing_of_the_rate() -> None:
     console, clock = plain(), Clock()
-    with NORMAL.track("mine", 100, "questions", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("mine", 100, "questions", console=console) as progress:
         progress.skip(50)
         clock.now += 10.0
         progress.advance(10)

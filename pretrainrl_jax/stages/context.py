@@ -182,10 +182,10 @@ class Context:
             self.screen.say(line)
             self._said.add(line)
 
-    def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
+    def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any = None) -> Any:
         """What results depend on: the model, the kind of template, the facts, and a section of settings."""
-        made_by = loaded.model, loaded.params, loaded.tokenizer
-        return fingerprint(*made_by, self.template(template), facts, asdict(settings), loaded.identity)
+        made_by, named = (loaded.model, loaded.params, loaded.tokenizer), asdict(settings) if settings else {}
+        return fingerprint(*made_by, self.template(template), facts, named, loaded.identity)
 
     def score(
         self,

@@ -31,8 +31,6 @@ from pretrainrl_jax.stages.context import Context, keep_json, read_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by, priced
 from pretrainrl_jax.stages.pretrain import own_tokenizer
 from pretrainrl_jax.stages.shards import mark
-from pretrainrl_jax.training.loading import tokenizer_of
-from pretrainrl_jax.trees.tokenization import Tokenizer
 
 FORMAT = 1  # of parts
 
@@ -170,12 +168,6 @@ def _published(context: Context) -> dict[str, Any]:
     }
 
 
-def tokenizer_for(context: Context) -> Tokenizer:
-    """The tokenizer by which documents are cut: that of model.path, or a run's own."""
-    path = context.config.model.path
-    return tokenizer_of(path) if path else own_tokenizer(context)
-
-
 def once(context: Context) -> Stream:
     """The documents, in one pass where their passes are not counted."""
     documents = context.config.documents
@@ -204,7 +196,7 @@ def tell_costs(context: Context, kind: str, documents: int) -> None:
 def judge_data(context: Context, opened: ExitStack) -> Making:
     """Pairs of a suffix and a corruption of it, and labels of one text."""
     config, improvement = context.config, Improvement(context, opened)
-    tokenizer = tokenizer_for(context)
+    tokenizer = own_tokenizer(context)
     cuts = Cuts(once(context), tokenizer, config.selfimprove, config.seed)
     prompts = prompts_of(config.judge)
     verdicts = {"quality": judge_prompt(config.judge, "quality").verdicts}
@@ -243,7 +235,7 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
     """Documents whose prefix is unsafe: by rules and the blocklist first, by the judge last."""
     config, improvement = context.config, Improvement(context, opened)
     cutting, asked = config.selfimprove, config.judge
-    tokenizer, stream = tokenizer_for(context), once(context)
+    tokenizer, stream = own_tokenizer(context), once(context)
     Cuts(stream, tokenizer, cutting, config.seed)  # refuses lengths that leave no room for a prefix
     counted = word_counter(read_blocklist(config.making.blocklist))
     prompts = {name: prompt for name, prompt in prompts_of(asked).items() if name == "safety"}

@@ -101,8 +101,7 @@ def figures_by_hand(config: Config, whole: Planned, topology: Topology, screen: 
     """Of GPUs, for which nothing compiles here: from shapes."""
     for program in whole.programs:
         working, work = program.load.working(program.hand), program.load.work(program.hand)
-        held = program.parameters + program.moments
-        yield Figures(program, topology, working, held + working, work)
+        yield Figures(program, topology, working, program.parameters + program.moments + working, work)
 
 
 def compiled_figures(config: Config, whole: Planned, topology: Topology, screen: Screen) -> Iterator[Figures]:

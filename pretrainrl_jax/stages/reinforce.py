@@ -13,7 +13,7 @@ from pretrainrl_jax.facts.matching import matches, truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rewards import reward
 from pretrainrl_jax.knowledge.abstention import verdict
-from pretrainrl_jax.mining.fingerprint import fingerprint, short_digest
+from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, seconds_a_question
 from pretrainrl_jax.stages.context import BASE, Context, Notes
@@ -132,12 +132,9 @@ def made_with(
     context: Context, base: Loaded, asked: Sequence[Fact], texts: Sequence[AnchorText]
 ) -> dict[str, Any]:
     """Digests of what the answers and their rewards depend on, beside settings."""
-    template = context.template(context.config.train.template)
     true = [[*fact.answers, *sorted(context.known_truths.get(fact.question, ()))] for fact in asked]
-    digests = {
-        "facts": fingerprint(base.model, base.params, base.tokenizer, template, asked, {}, base.identity),
-        "what is true": short_digest(true),
-    }
+    digests = {"facts": context.fingerprint(base, context.config.train.template, asked)}
+    digests |= {"what is true": short_digest(true)}
     return digests | ({"anchor text": digest_anchors(texts)} if texts else {})
 
 
