@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import jax
 
 from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
-from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness, held_out_texts
 from pretrainrl_jax.facts.statements import Statements
@@ -63,10 +62,6 @@ class Improvement:
     def statements(self) -> Statements:
         """What is true: the facts of the run."""
         return Statements(self._context.facts)
-
-    def cuts(self, tokenizer: Tokenizer) -> Cuts:
-        """The stream of documents, cut, from its beginning."""
-        return Cuts(self._context.stream(), tokenizer, self._config.selfimprove, self._config.seed)
 
     @cached_property
     def judge_model(self) -> Loaded | None:

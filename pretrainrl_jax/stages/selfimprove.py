@@ -12,6 +12,7 @@ from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
@@ -61,7 +62,7 @@ class Method:
         self._settings, self._method = context.config.selfimprove, context.config.methods[system]
         base = initial_model(context, self._method.start)
         self._tokenizer = base.tokenizer
-        self._documents = improvement.cuts(base.tokenizer)
+        self._documents = Cuts(context.stream(), base.tokenizer, self._settings, context.config.seed)
         self._asking = improvement.asking(self._method, base.tokenizer)
         self._learner = Learner(
             context,
