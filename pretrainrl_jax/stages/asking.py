@@ -37,7 +37,7 @@ def questions_of(context: Context) -> list[Question]:
 
     And the head beyond them (`facts.head`). Raises InputError if no fact is left to ask.
     """
-    trained = context.asked(context.trained)
+    trained = context.asked
     if not trained:
         shown, held_out = len(context.few_shot_examples), len(context.held_out)
         raise InputError(

@@ -115,7 +115,7 @@ def seconds_of_mining(learner: Learner) -> float:
     """What mining all questions again takes, by some of them, once it was compiled for these."""
     context, policy = learner.context, learner.policy.plain
     shards = context.parts(f"{learner.run.stage}.measured")
-    facts = context.asked(context.trained)
+    facts = context.asked
     some = facts[: 4 * context.config.mine.batch]
     quiet, seconds = replace(context, screen=SILENT), 0.0
 

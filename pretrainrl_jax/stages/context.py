@@ -140,10 +140,11 @@ class Context:
         outside = self.config.facts.examples == "other_categories"
         return choose_examples(self.trained, outside) if "few_shot" in kinds else []
 
-    def asked(self, facts: list[Fact]) -> list[Fact]:
-        """The facts that are not few-shot examples."""
+    @cached_property
+    def asked(self) -> list[Fact]:
+        """The facts that are trained and not shown as few-shot examples."""
         shown = {fact.id for fact in self.few_shot_examples}
-        return [fact for fact in facts if fact.id not in shown]
+        return [fact for fact in self.trained if fact.id not in shown]
 
     def template(self, kind: str) -> Template:
         if kind == "bare":

@@ -51,7 +51,7 @@ class Mined(NamedTuple):
 
 def make_trees(context: Context, base: Loaded) -> Mined:
     """The base model's falsehoods for every trained fact."""
-    mined = mine_negatives(context, base, base, context.asked(context.trained), context.parts("mine"))
+    mined = mine_negatives(context, base, base, context.asked, context.parts("mine"))
     signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
     said = [f"mine: {line(mined.statistics)}", *signatures]
     return mined._replace(said=said, made_with=made_with(context, base))
@@ -59,7 +59,7 @@ def make_trees(context: Context, base: Loaded) -> Mined:
 
 def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     """Short digests of all that mined trees and their references depend on."""
-    facts, settings = context.asked(context.trained), context.config.mine
+    facts, settings = context.asked, context.config.mine
     stamp = context.fingerprint(base, context.config.train.template, facts, settings)
     if "constrained" in settings.sources:
         stamp["answers of mine.among"] = short_digest(choices(settings.among, context.facts, "mine.among"))

@@ -84,7 +84,7 @@ def reinforce(context: Context, system: str) -> Notes:
     how, most = objective.grpo, objective.grpo.max_new_tokens
     base = context.load(BASE)
     texts = anchor_texts(context, base) if objective.anchored else []
-    facts = context.asked(context.trained)
+    facts = context.asked
     asked = [worded for fact in facts for worded in context.worded(fact)]
     row_length = max(settings.row_length, longest(context, base, how, asked))
     if how.teach and (needed := len(lessons(context, base, facts[:1])[0].branches[0].tokens)) > most:

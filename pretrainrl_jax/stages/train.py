@@ -256,7 +256,7 @@ def remine(context: Context, session: Session, begun: Loaded, rounds: Rounds) ->
     adapted = policy.model.shape.lora is not None
     renewed = context.config.objectives[system].reference == "renewed"
     kept = {tree.id for tree in rounds.rows.trees}
-    facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
+    facts = [fact for fact in context.asked if fact.id in kept]
     reference = policy if renewed else policy.plain if adapted else context.load(BASE)
     mined = mine_negatives(context, policy, reference, facts, parts, session.run.stage)
     if not renewed and not adapted:

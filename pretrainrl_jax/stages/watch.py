@@ -32,7 +32,7 @@ def watch(context: Context, session: Session, begun: Loaded, ended: Callable[[],
     Raises InputError if the best step is to be chosen by text, and there is none.
     """
     settings, run = context.config.evaluate, session.run
-    facts = subsample(context.asked(context.trained), settings.sample, context.config.seed)
+    facts = subsample(context.asked, settings.sample, context.config.seed)
     questions = [(fact, fact.question, "trained") for fact in facts]
     texts = context.texts[: settings.sample]
     if settings.choose == "text_nll" and not texts:
