@@ -134,6 +134,7 @@ def row(
 ) -> Json:
     """What one judge does with one prompt; kept in a file, and read from there where it was done before."""
     part, name, prompt = asked_with
+    named: Json = {"judge": entrant.name, "part": part, "prompt": name}
     provenance = {
         "format": FORMAT,
         "judge": entrant.identity,
@@ -143,12 +144,11 @@ def row(
     path = context.workdir / "judges" / "rows" / f"{short_digest(provenance)}.json"
     if known := kept_json(path):
         bar.skip(len(asked))
-        return known
+        return known | named  # what it was called then does not matter
     before, batch = entrant.taken(), context.config.bench.batch
     result = ask(asked, lambda texts: entrant.answer(prompt, texts), batch, bar.advance)
     replies, *others = (now - then for now, then in zip(entrant.taken(), before, strict=True))
-    told: dict[str, Any] = {"judge": entrant.name, "part": part, "prompt": name}
-    told |= measured(items, asked, result)
+    told = named | measured(items, asked, result)
     told |= {"seconds": result.seconds, "replies": replies}
     if replies:
         told |= {name: value / replies for name, value in zip(TAKEN[1:], others, strict=True)}
