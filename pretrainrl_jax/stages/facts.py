@@ -21,6 +21,7 @@ from pretrainrl_jax.preferences import record, rows
 from pretrainrl_jax.preferences.reading import Preferences, read_preferences
 from pretrainrl_jax.preferences.trees import Built, build
 from pretrainrl_jax.trees.tokenization import load_tokenizer, tokenizer_folder
+from pretrainrl_jax.workdir import refused_writing
 
 CATEGORIES = 40  # shown, the largest first
 ROWS = 10  # shown of the facts, and of each rule
@@ -33,7 +34,7 @@ def show_facts(config: Config, workdir: Path) -> None:
     """Read the facts of a configuration and print what they are.
 
     Rows that became no fact of their own are written to `workdir`/facts/dropped.jsonl, where there are any.
-    Raises InputError for a source that cannot be read, or one without facts.
+    Raises InputError for a source that cannot be read, or one without facts, or a workdir that is none.
     """
     reading = read_facts(config)
     facts = reading.facts
@@ -52,11 +53,12 @@ def show_facts(config: Config, workdir: Path) -> None:
         *_losses(reading, lost),
     ]
     path = workdir / "facts" / "dropped.jsonl"
-    path.unlink(missing_ok=True)
-    if lost:
-        texts = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
-        write_text(path, "".join(f"{row}\n" for row in texts))
-        lines.append(f"all of them: {path}")
+    with refused_writing(workdir):
+        path.unlink(missing_ok=True)
+        if lost:
+            texts = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
+            write_text(path, "".join(f"{row}\n" for row in texts))
+            lines.append(f"all of them: {path}")
     print("\n".join(lines))
 
 
