@@ -35,9 +35,7 @@ class Verb:
 def _work(command: Command) -> None:
     """`run`, `pretrain`, `mine`, `train`, `evaluate`, `selfimprove`."""
     if command.verb != "run" and cells(command.config):
-        raise InputError(
-            f"sweep.* is for `run`, not for `{command.verb}`: name the workdir of one of its cells"
-        )
+        raise InputError(f"sweep.* is for `run`, not `{command.verb}`: name the workdir of one of its cells")
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":

@@ -249,7 +249,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "orders of seeds": (
         ["--sweep.seed=0,1", "--sweep.train.order=0,1"],
-        ["sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one of both"],
+        ["sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one"],
     ),
     "sweep over nothing": (["--config={here}/nothing.py"], ["sweep.mine.beams is empty: give values"]),
     "bucket of another kind": (["--workdir=s3://bucket/run"], ["--workdir=s3://bucket/run", "gs://BUCKET"]),

@@ -165,10 +165,8 @@ class Context:
         dtype, path, screen = self.config.model.dtype, self.checkpoint(stage), SILENT
         if stage not in self.finished():
             if not (self.config.model_alone and stage == BASE):
-                verb = stage.split("/")[0]
-                raise InputError(
-                    f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first"
-                )
+                otherwise = f"run `{stage.split('/')[0]}` with this workdir first"
+                raise InputError(f"{self.workdir} has no finished {stage}: {otherwise}")
             path, screen = self.config.model.path, self.screen
         # What a bfloat16 product reads of a sum is rounded: an adapter's small part would be lost in it.
         merge = stage == BASE or dtype == "float32"

@@ -34,14 +34,7 @@ from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.stages.tune import tune
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
-STAGES = {
-    "run": run,
-    "pretrain": pretrain,
-    "mine": mine,
-    "train": train,
-    "evaluate": evaluate,
-    "selfimprove": selfimprove,
-}
+STAGES = {stage.__name__: stage for stage in (run, pretrain, mine, train, evaluate, selfimprove)}  # by verb
 
 
 def begin(command: Command) -> Context:

@@ -84,9 +84,8 @@ def judge_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Tas
     """Prompts as those of a judge in use: its verdicts are the labels."""
     settings, asked = context.config.tuning.judge, context.config.judge
     prompts = {part: judge_prompt(asked, part) for part in settings.parts}
-    labels = read_labels(
-        settings.data, {part: prompt.verdicts for part, prompt in prompts.items()}, "tuning.judge.data"
-    )
+    verdicts = {part: prompt.verdicts for part, prompt in prompts.items()}
+    labels = read_labels(settings.data, verdicts, "tuning.judge.data")
 
     def fill(example: Labelled) -> str:
         places = example.places
@@ -95,12 +94,12 @@ def judge_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Tas
         return prompts[example.part].fill(**places)
 
     def shows(example: Labelled, number: int) -> str:
-        verdicts = prompts[example.part].verdicts
-        return verdicts[np.random.default_rng([context.config.seed, 2, number]).integers(len(verdicts))]
+        own = verdicts[example.part]
+        return own[np.random.default_rng([context.config.seed, 2, number]).integers(len(own))]
 
     def grade(examples: Sequence[Labelled], outputs: Sequence[Sequence[str]]) -> list[list[grading.Graded]]:
         return [
-            [grading.grade_verdict(example, output, prompts[example.part].verdicts) for output in own]
+            [grading.grade_verdict(example, output, verdicts[example.part]) for output in own]
             for example, own in zip(examples, outputs, strict=True)
         ]
 
