@@ -118,10 +118,8 @@ def _some(facts: Sequence[Fact]) -> list[str]:
 
 
 def _repairs(repaired: Counter[str]) -> list[str]:
-    if not repaired:
-        return ["repaired: nothing", ""]
-    rules = [rule for rule in REPAIRS if repaired[rule]]
-    return ["repaired", *(f"  {repaired[rule]:,} {rule}: {REPAIRS[rule]}" for rule in rules), ""]
+    told = [f"  {repaired[rule]:,} {rule}: {why}" for rule, why in REPAIRS.items() if repaired[rule]]
+    return ["repaired" if told else "repaired: nothing", *told, ""]
 
 
 def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:

@@ -120,10 +120,8 @@ def _adapts(context: Context, policy: Loaded) -> dict[str, str]:
     """
     if not policy.model.shape.lora:
         return {}
-    config = context.config
-    path = config.model.path
-    local = str(Path(path).absolute()) if path and Path(path).exists() else path
+    config, path = context.config, context.config.model.path
     where = {"stage": BASE} if BASE in context.finished() else {}
     if path and not (where and config.pretrain.epochs):  # what the stage has is that as it is
-        where["path"] = local
+        where["path"] = str(Path(path).absolute()) if Path(path).exists() else path
     return where | {"dtype": config.lora.base_dtype, "digest": policy.plain.digest}
