@@ -42,9 +42,7 @@ def cells(config: Config) -> list[Cell]:
     if not axes:
         return []
     if all(len(axes.get(axis, ())) > 1 for axis in ("seed", "train.order")):
-        raise InputError(
-            "sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one of both"
-        )
+        raise InputError("sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one")
     known = {setting.name for setting in every_setting(config)}
     for axis, _ in config.sweep.over:
         if axis not in known or axis.startswith("sweep."):

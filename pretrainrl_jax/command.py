@@ -14,8 +14,6 @@ MAKING = ("run", "pretrain", "selfimprove")  # verbs that make their workdir, or
 
 @dataclass(frozen=True)
 class Command:
-    """A command line that was read."""
-
     verb: str
     options: argparse.Namespace
     config: Config
@@ -25,5 +23,9 @@ class Command:
 
     @property
     def workdir(self) -> Path:
-        """The folder of all results."""
         return self.options.workdir
+
+    @property
+    def creates(self) -> bool:
+        """Whether it makes its workdir: `evaluate` does for a model that it names."""
+        return self.verb in MAKING or (self.verb == "evaluate" and "model.path" in self.given)

@@ -19,17 +19,11 @@ from pretrainrl_jax.cells import cells
 from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import NAMED, Config
 from pretrainrl_jax.config.messages import explained, form, is_list, parse_value
-from pretrainrl_jax.config.stored import (
-    Setting,
-    changed,
-    every_setting,
-    named_sections,
-    section_named,
-)
+from pretrainrl_jax.config.stored import Setting, changed, every_setting, named_sections, section_named
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.verbs import VERBS
-from pretrainrl_jax.workdir import has_begun, read_workdir
+from pretrainrl_jax.workdir import called, has_begun, read_workdir
 
 PROGRAM = "python -m pretrainrl_jax.main"
 DEFAULT = "run"  # the verb
@@ -46,7 +40,6 @@ OPTIONS: dict[str, dict[str, Any]] = {  # of every verb
     "--verbose": {"action": "store_true", "help": "print compile times and every file saved too"},
 }
 WIDTH = 100
-USAGE = f"{PROGRAM} [VERB] [--config FILE.py] [--workdir DIR] [--section.key=VALUE ...]"
 EXAMPLES = f"""\
 examples:
   {PROGRAM}
@@ -56,8 +49,6 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with our way of complaining."""
-
     def error(self, message: str) -> NoReturn:
         """Raises InputError instead of printing the usage."""
         raise InputError(message)
@@ -87,7 +78,7 @@ def parse(arguments: Sequence[str]) -> Command:
         raise InputError(f"{what} {key}{nearest(key.removeprefix('--'), known)}")
 
     model = declared.named(options, given)
-    default = RUNS / Path(model).name if model else _default_workdir(options.config, given)
+    default = RUNS / called(model) if model else _default_workdir(options.config, given)
     options.workdir = place(options.workdir or default)
     alone = options.config or model or getattr(options, "compare", None)
     stored = None
@@ -251,7 +242,8 @@ def _overview(sections: Sequence[str]) -> str:
     listed = textwrap.wrap(", ".join(sections), WIDTH, initial_indent="  ", subsequent_indent="  ")
     text = "\n".join(["verbs (VERB --help tells more):", *verbs, "", "sections of settings:", *listed])
     options = OPTIONS | {"--help": {"metavar": "SECTION", "help": "this, or the settings of one section"}}
-    return _page(USAGE, "", options, f"{text}\n\n{EXAMPLES}")
+    usage = f"{PROGRAM} [VERB] [--config FILE.py] [--workdir DIR] [--section.key=VALUE ...]"
+    return _page(usage, "", options, f"{text}\n\n{EXAMPLES}")
 
 
 def _section(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pretrainrl_jax.command_line import as_typed, help_for, parse
 from pretrainrl_jax.errors import InputError, first_line
-from pretrainrl_jax.stages.check import check_model
+from pretrainrl_jax.stages import check
 from pretrainrl_jax.storage import of_bucket
 from pretrainrl_jax.training.interrupts import Interrupted, termination_interrupts
 from pretrainrl_jax.verbs import VERBS
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             read = parse(arguments)
             if read.verb != "plan":  # whose models need not be here
-                check_model(read.config)
+                check.model(read.config)
             with termination_interrupts(read.config.checkpoint.grace_seconds, read.text):
                 VERBS[read.verb].run(read)
     except InputError as error:
@@ -46,14 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _ended(130, f"interrupted; what is finished is kept. Go on with: {command}")
     except Interrupted as stopped:
         return _ended(130, f"interrupted: {stopped}. Go on with: {command}", planned=True)
-    except OSError as error:
+    except (OSError, FloatingPointError, MemoryError) as error:
         if isinstance(error, BrokenPipeError) and _unread():
             return _ended(PIPE)  # as `… | head` ends every program
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         hint = f"; checkpoints saved before are kept. Make room, then go on with: {command}" if full else ""
         return _ended(1, f"failed: {_one_line(error)}{hint}")
-    except (FloatingPointError, MemoryError) as error:
-        return _ended(1, f"failed: {_one_line(error)}")
     except Exception as error:
         if of_bucket(error):
             return _ended(1, f"failed: the bucket: {first_line(error)}")

@@ -3,9 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -26,6 +25,7 @@ class Screen:
     verbose: bool = False  # what took how long, which files were written
     mute: bool = False  # nothing at all: another process of the run says it
     began: float = field(default_factory=time.monotonic)  # when the command was given
+    clock: Callable[[], float] = time.monotonic
 
     def say(self, text: str) -> None:
         """One line on standard output of what a stage does."""
@@ -42,9 +42,26 @@ class Screen:
         if self.verbose and not self.mute:
             print(text, flush=True)
 
-    def track(self, label: str, total: int, unit: str) -> "AbstractContextManager[Track]":
-        """Progress of a loop on stderr; see `track`."""
-        return track(label, total, unit, console=Console(stderr=True, quiet=self.quiet or self.mute))
+    @contextmanager
+    def track(self, label: str, total: int, unit: str, console: Console | None = None) -> Generator["Track"]:
+        """Show the progress of `total` units of work on stderr while the block runs.
+
+        On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
+        """
+        console = console or Console(stderr=True, quiet=self.quiet or self.mute)
+        is_bar = console.is_terminal and not console.is_dumb_terminal
+
+        def line(done: int, text: str) -> None:
+            console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
+
+        with _bar(label, total, console) if is_bar else nullcontext(line) as draw:
+            tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, self.clock)
+            try:
+                yield tracked
+            except BaseException:
+                tracked.finish(failed=True)
+                raise
+            tracked.finish()
 
 
 NORMAL = Screen()
@@ -52,7 +69,7 @@ SILENT = Screen(quiet=True)
 
 
 class Track:
-    """Counts finished work and draws it at most once an interval. Made by `track`."""
+    """Counts finished work and draws it at most once an interval. Made by `Screen.track`."""
 
     def __init__(
         self, total: int, unit: str, draw: Draw, interval: float, clock: Callable[[], float]
@@ -87,10 +104,6 @@ class Track:
             self._warm = (self._warm[0], self._warm[1] + n)
         self._skipped += n
 
-    def show(self, **values: float) -> None:
-        """Show these metrics from now on."""
-        self._metrics = lambda: values
-
     def finish(self, failed: bool = False) -> None:
         """Draw the last state. After a failure device values may not exist, so they are not asked for."""
         now = self._clock()
@@ -123,35 +136,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-@contextmanager
-def track(
-    label: str,
-    total: int,
-    unit: str,
-    *,
-    console: Console | None = None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Generator[Track]:
-    """Show the progress of `total` units of work on stderr while the block runs.
-
-    On a terminal this is a bar; elsewhere plain lines, one about every ten seconds and one at the end.
-    """
-    console = console or Console(stderr=True)
-    is_bar = console.is_terminal and not console.is_dumb_terminal
-    with _bar(label, total, console) if is_bar else nullcontext(partial(_line, label, console)) as draw:
-        tracked = Track(total, unit, draw, BAR_SECONDS if is_bar else LINE_SECONDS, clock)
-        try:
-            yield tracked
-        except BaseException:
-            tracked.finish(failed=True)
-            raise
-        tracked.finish()
-
-
-def _line(label: str, console: Console, done: int, text: str) -> None:
-    console.print(f"{label}  {text}", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -11,17 +11,7 @@ from pretrainrl_jax.command import Command
 from pretrainrl_jax.config.stored import changed
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging.prompts import ASKING, judge_prompt
-from pretrainrl_jax.stages.check import (
-    check_facts,
-    check_judge,
-    check_labels,
-    check_making,
-    check_model_at,
-    check_preferences,
-    check_samples,
-    check_text,
-    creates,
-)
+from pretrainrl_jax.stages import check
 from pretrainrl_jax.storage import place
 from pretrainrl_jax.workdir import check_workdir, prepare_workdir, read_workdir
 
@@ -44,19 +34,18 @@ class Verb:
 def _work(command: Command) -> None:
     """`run`, `pretrain`, `mine`, `train`, `evaluate`, `selfimprove`."""
     if command.verb != "run" and cells(command.config):
-        other = f"not for `{command.verb}`: name the workdir of one of its cells"
-        raise InputError(f"sweep.* is for `run`, {other}")
+        raise InputError(f"sweep.* is for `run`, not `{command.verb}`: name the workdir of one of its cells")
     config = command.config
     if config.preferences.path:
         if command.verb == "selfimprove":
             how = "leave preferences.path out, or choose a --workdir without"
             raise InputError(f"selfimprove learns from documents: {how}")
-        check_preferences(config)
+        check.preferences(config)
     if command.verb == "selfimprove":
-        check_judge(config.judge)
-    check_text(config)
+        check.judge(config.judge)
+    check.text(config)
     # Reading data may take long.
-    check_workdir(command.workdir, config, create=creates(command))
+    check_workdir(command.workdir, config, command.creates)
     facts, preferences, head = [], None, []
     if config.preferences.path:
         from pretrainrl_jax.preferences.reading import read_preferences
@@ -67,7 +56,7 @@ def _work(command: Command) -> None:
 
         reading = read_facts(config)
         facts, head = reading.facts, reading.head
-        check_facts(config, facts)
+        check.facts(config, facts)
     from pretrainrl_jax.stages.start import start
 
     start(command, facts, preferences, head)
@@ -100,7 +89,7 @@ def _evaluate(command: Command) -> None:
 def _evaluate_model(command: Command) -> None:
     """Any model on a user's facts: no workdir of a run, nothing is trained."""
     config = command.config
-    check_model_at(config.model.path, "--model.path")
+    check.model_at(config.model.path, "--model.path")
     if not config.facts.path:
         raise InputError("evaluate --model.path needs facts to ask about: give --facts.path")
     alone = dict(TRAINS_NOTHING)
@@ -114,9 +103,9 @@ def _selfimprove(command: Command) -> None:
     if who and kind:
         raise InputError("--make and --train are two commands: make labelled texts first, then train on them")
     if who:
-        check_labels(config, who)
+        check.labels(config, who)
     if kind:
-        check_making(config, kind)
+        check.making(config, kind)
     if (who or kind) and config.model.path and not is_run(command.workdir):  # it is taken as it is
         command = replace(command, config=changed(config, TRAINS_NOTHING))
     _work(command)
@@ -130,9 +119,9 @@ def _judge(command: Command) -> None:
     config = command.config
     folders = [judge for judge in config.bench.judges if "@http" not in judge]
     for folder in folders:
-        check_model_at(folder, "--bench.judges")
+        check.model_at(folder, "--bench.judges")
     if len(folders) == len(config.bench.judges):  # else a server is asked
-        check_samples(config.judge)
+        check.samples(config.judge)
     verdicts = {part: judge_prompt(config.judge, part).verdicts for part in ASKING}
     labelled = read_labelled(path or str(SHIPPED), verdicts, config.bench.split, config.bench.subset)
     from pretrainrl_jax.stages.bench import bench
@@ -147,7 +136,7 @@ def _ask(command: Command) -> None:
     config, question, kind = command.config, command.options.question, command.options.template
     if not question.strip():
         raise InputError("the question is empty")
-    check_model_at(config.model.path or command.workdir, "--model.path")
+    check.model_at(config.model.path or command.workdir, "--model.path")
     if kind == "bare" and config.ask.examples:
         raise InputError("--template=bare shows no examples: leave it or --ask.examples out")
     from pretrainrl_jax.facts.reading import read_examples
@@ -160,13 +149,12 @@ def _ask(command: Command) -> None:
 
 
 def _facts(command: Command) -> None:
+    from pretrainrl_jax.stages.facts import show_facts, show_preferences
+
     if command.config.preferences.path:
-        from pretrainrl_jax.stages.show_preferences import show_preferences
-
-        return show_preferences(command.config)
-    from pretrainrl_jax.stages.facts import show_facts
-
-    show_facts(command.config, command.workdir)
+        show_preferences(command.config)
+    else:
+        show_facts(command.config, command.workdir)
 
 
 def _import(command: Command) -> None:
@@ -182,7 +170,7 @@ def _import(command: Command) -> None:
 
 def _export(command: Command) -> None:
     source, target = command.options.model or command.workdir, command.options.to
-    check_model_at(source, "--model")
+    check.model_at(source, "--model")
     if "://" in target:
         raise InputError(f"--to={target}: give a folder of this machine")
     if Path(target).exists():
@@ -195,16 +183,16 @@ def _export(command: Command) -> None:
 
 
 def _report(command: Command) -> None:
+    if command.options.compare and command.given:
+        raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
+    if command.options.markdown and not command.options.compare:
+        raise InputError("--markdown is of a comparison: give --compare A B with it")
     from pretrainrl_jax.stages.report import compare, report
     from pretrainrl_jax.stages.sweep import conclude
 
-    if command.options.compare and command.given:
-        raise InputError(f"--compare shows two reports as they are: leave {', '.join(command.given)} out")
     if command.options.compare:
         one, other = (place(path, "--compare") for path in command.options.compare)
         compare(one, other, markdown=command.options.markdown)
-    elif command.options.markdown:
-        raise InputError("--markdown is of a comparison: give --compare A B with it")
     elif cells(command.config):
         conclude(command.workdir, command.config)
     else:
@@ -216,7 +204,7 @@ def _plan(command: Command) -> None:
     from pretrainrl_jax.planning.chips import topology
 
     options = command.options
-    check_judge(command.config.judge)
+    check.judge(command.config.judge)
     if cells(command.config):
         raise InputError("sweep.* is for `run`: plan one of its cells")
     if options.price_per_chip_hour is not None and not options.price_per_chip_hour > 0:
@@ -232,13 +220,11 @@ def _plan(command: Command) -> None:
     prepare_target(chips)  # this machine's CPU only compiles, for what is known by now
     screen = Screen(options.quiet, options.verbose)
     how = command.config, chips, screen, options.price_per_chip_hour, options.json
-    if options.search is None:
-        from pretrainrl_jax.stages.plan import plan
+    from pretrainrl_jax.stages.plan import plan, search_plan
 
+    if options.search is None:
         plan(*how)
     else:
-        from pretrainrl_jax.stages.search_plan import search_plan
-
         search_plan(*how, options.search)
 
 
@@ -342,7 +328,7 @@ VERBS = {
         DEVICES,
         _import,
         {"--model": {"metavar": "PATH", "default": "", "help": "Hugging Face folder, or name on the hub"}},
-        named=lambda options, given: options.model.rstrip("/"),
+        named=lambda options, given: options.model,
     ),
     "export": Verb(
         "a Hugging Face folder of a model",

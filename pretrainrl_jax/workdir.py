@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import os
 import sys
 import uuid
 from collections.abc import Generator
@@ -27,8 +28,12 @@ IMPROVES = {*IMPROVED, "rewriting"}  # results that settings of these alone deci
 
 
 def anchor_file(workdir: Path) -> Path:
-    """Where a workdir keeps its anchor text."""
     return workdir / "mined" / "anchor.npz"
+
+
+def called(model: str) -> str:
+    """What a model is called: as its folder, however the way there is written."""
+    return Path(os.path.abspath(model)).name
 
 
 def spends_as(folder: Path) -> str:
@@ -124,7 +129,7 @@ def prepare_workdir(workdir: Path, config: Config, create: bool) -> None:
         before = json.loads(path.read_text()) if create else STAMP | stored.resolved(had)
         changed = before != STAMP | stored.resolved(config)
     if changed:
-        with _refused_writing(workdir):
+        with refused_writing(workdir):
             write_json(path, STAMP | stored.resolved(config))
 
 
@@ -170,7 +175,7 @@ def locked(workdir: Path) -> Generator[None]:
         with bucket_lock.held(workdir / LOCK):
             yield
         return
-    with _refused_writing(workdir):
+    with refused_writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+")
     with file:
@@ -186,7 +191,7 @@ def locked(workdir: Path) -> Generator[None]:
             if error.errno not in (errno.ENOTSUP, errno.ENOSYS, errno.ENOLCK):
                 raise
             print(f"{workdir} knows no locks: see that no other process works there", file=sys.stderr)
-        with _refused_writing(workdir):
+        with refused_writing(workdir):
             file.truncate(0)
             file.write(bucket_lock.owner())
             file.flush()
@@ -194,7 +199,8 @@ def locked(workdir: Path) -> Generator[None]:
 
 
 @contextmanager
-def _refused_writing(workdir: Path) -> Generator[None]:
+def refused_writing(workdir: Path) -> Generator[None]:
+    """Within it what the disk refuses is an InputError that names --workdir."""
     try:
         yield
     except OSError as error:

@@ -120,6 +120,11 @@ def test_a_prompt_of_ones_own_and_a_limit(labels: Path, tmp_path: Path):
         ran = call(*words, "--bench.prompts=quality_mine")
         assert ran.code == 0, ran.err
         assert len(there.asked) == 4
+        # Of the same text under another name nothing is asked again, and the table has that name.
+        (folder / "quality_ours.txt").write_text((folder / "quality_mine.txt").read_text())
+        assert call(*words, "--bench.prompts=quality_ours").code == 0
+        assert [row["prompt"] for row in numbers(tmp_path / "run")["rows"]] == ["quality_ours"]
+        assert len(there.asked) == 4
         told = call(*words, "--bench.prompts=safety_three")
         assert complaint(told).endswith(
             "safety_three has 3 verdicts, the texts have 2 labels: leave it out of bench.prompts"

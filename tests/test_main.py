@@ -53,6 +53,14 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "key like nothing": (["--zzz=3"], ["unknown setting --zzz"]),
     "abbreviated key": (["--model.d_mod=3"], ["unknown setting --model.d_mod", "model.d_model"]),
     "section as a key": (["--world=3"], ["unknown setting --world"]),
+    "setting of a comparison": (
+        ["report", "--compare", "a", "b", "--name=x"],
+        ["--compare", "leave name out"],
+    ),
+    "markdown of one report": (
+        ["report", "--markdown", f"--config={default_config()}"],
+        ["give --compare A B"],
+    ),
     "value missing": (["--model.d_model"], ["--model.d_model", "expected one argument"]),
     "stray word": (["run", "fast"], ["unexpected argument fast"]),
     "mistyped verb": (["trian"], ["unknown verb 'trian'", "did you mean train?", "pretrain, mine, train"]),
@@ -241,7 +249,7 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     ),
     "orders of seeds": (
         ["--sweep.seed=0,1", "--sweep.train.order=0,1"],
-        ["sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one of both"],
+        ["sweep.seed and sweep.train.order: orders of one seed are no seeds, sweep one"],
     ),
     "sweep over nothing": (["--config={here}/nothing.py"], ["sweep.mine.beams is empty: give values"]),
     "bucket of another kind": (["--workdir=s3://bucket/run"], ["--workdir=s3://bucket/run", "gs://BUCKET"]),
@@ -814,6 +822,9 @@ def test_what_users_have_of_their_own_begins_with_the_defaults(words: tuple[str,
         (("run", "--model.path=runs/Qwen2.5-0.5B"), "own"),  # which may hold the model itself
         (("evaluate", "--model.path=Qwen2.5-0.5B", "--facts.path=capitals.csv"), "Qwen2.5-0.5B"),
         (("evaluate", "--model.path=models/small", "--facts.path=capitals.csv"), "small"),
+        (("evaluate", "--model.path=models/small/../large/.", "--facts.path=capitals.csv"), "large"),
+        (("import", "--model=gs://bucket/small/"), "small"),
+        (("import", "--model=models/small/.."), "models"),  # never beside runs/
     ],
 )
 def test_the_workdir_of_what_users_have_of_their_own_is_named_after_it(

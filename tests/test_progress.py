@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pretrainrl_jax.progress import Screen, duration, short, track
+from pretrainrl_jax.progress import NORMAL, Screen, duration, short
 
 
 class Clock:
@@ -34,7 +34,7 @@ def written(console: Console) -> str:
 
 def test_a_plain_line_has_count_rate_time_left_and_metrics() -> None:
     console, clock = plain(), Clock()
-    with track("train/ntp", 186, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/ntp", 186, "steps", console=console) as progress:
         clock.now += 30.0  # compiling: must not spoil the rate
         progress.advance(1, loss=9.0)
         clock.now += 10.0
@@ -52,7 +52,7 @@ def test_lines_and_lazy_metrics_are_throttled() -> None:
     console, clock = plain(), Clock()
     fetched: list[int] = []
 
-    with track("mine", 1000, "questions", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("mine", 1000, "questions", console=console) as progress:
         for step in range(1000):
             clock.now += 0.1
 
@@ -69,11 +69,11 @@ def test_lines_and_lazy_metrics_are_throttled() -> None:
 
 def test_a_short_run_writes_one_line_and_nothing_to_do_is_fine() -> None:
     console, clock = plain(), Clock()
-    with track("evaluate", 3, "batches", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("evaluate", 3, "batches", console=console) as progress:
         for _ in range(3):
             clock.now += 1.0
             progress.advance()
-    with track("evaluate", 0, "batches", console=console, clock=clock):
+    with Screen(clock=clock).track("evaluate", 0, "batches", console=console):
         pass
     line, second = written(console).splitlines()
     assert line == "evaluate  3/3 batches  1/s  0:03 taken"
@@ -86,7 +86,7 @@ def test_a_failure_passes_through_without_fetching_metrics(console: Console) -> 
         raise RuntimeError("the device is gone")
 
     def interrupted() -> None:
-        with track("train/dpo", 5, "steps", console=console) as progress:
+        with NORMAL.track("train/dpo", 5, "steps", console=console) as progress:
             progress.advance(2, broken)
             raise KeyboardInterrupt
 
@@ -99,7 +99,7 @@ def test_a_failure_passes_through_without_fetching_metrics(console: Console) -> 
 
 def test_a_terminal_gets_a_bar_that_fits() -> None:
     console, clock = terminal(width=100), Clock()
-    with track("train/[b]pretrainrl", 4, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/[b]pretrainrl", 4, "steps", console=console) as progress:
         for _ in range(4):
             clock.now += 1.0
             progress.advance(1, loss=2.314)
@@ -112,7 +112,7 @@ def test_a_terminal_gets_a_bar_that_fits() -> None:
 
 def test_on_a_narrow_terminal_the_metrics_stay_and_the_bar_goes() -> None:
     console, clock = terminal(width=80), Clock()
-    with track("train/pretrainrl", 353, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/pretrainrl", 353, "steps", console=console) as progress:
         clock.now += 1.0
         progress.advance(1)
         clock.now += 57.0
@@ -127,11 +127,11 @@ def test_on_a_narrow_terminal_the_metrics_stay_and_the_bar_goes() -> None:
 
 def test_a_terminal_shows_rate_and_metrics_and_takes_a_total_of_zero() -> None:
     console, clock = terminal(), Clock()
-    with track("train/ntp", 2, "steps", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("train/ntp", 2, "steps", console=console) as progress:
         for _ in range(2):
             clock.now += 2.0
             progress.advance(1, lambda: {"loss": 2.314})
-    with track("train/none", 0, "steps", console=console, clock=clock):
+    with Screen(clock=clock).track("train/none", 0, "steps", console=console):
         pass
     text = written(console)
     assert "0.5/s" in text
@@ -153,14 +153,13 @@ def test_numbers_are_short() -> None:
 
 def test_what_an_earlier_run_did_says_nothing_of_the_rate() -> None:
     console, clock = plain(), Clock()
-    with track("mine", 100, "questions", console=console, clock=clock) as progress:
+    with Screen(clock=clock).track("mine", 100, "questions", console=console) as progress:
         progress.skip(50)
         clock.now += 10.0
         progress.advance(10)
         progress.skip(20)
         clock.now += 10.0
-        progress.advance(10)
-        progress.show(distinct_answers=3.25)
+        progress.advance(10, distinct_answers=3.25)
     lines = written(console).splitlines()
     assert lines[0].startswith("mine  60/100 questions  1/s  0:40 left")
     assert lines[1].startswith("mine  90/100 questions  1/s  0:10 left")

@@ -358,7 +358,7 @@ def test_trained_bare_and_asked_few_shot_every_answer_has_one_probability(
     asking = replace(config, evaluate=replace(config.evaluate, template="few_shot", beams=8))
     context = Context(asking, finished, make_mesh(config.mesh), make_world(config.world, config.seed))
     loaded = context.load("train/ntp_answer")
-    questions = [(fact, fact.question, "trained") for fact in context.asked(context.trained)[:6]]
+    questions = [(fact, fact.question, "trained") for fact in context.asked[:6]]
     asker = Asker(context, loaded, context.config.evaluate)
     said = [read_answers(each["beams"]) for each in asker.answers(questions)]
     believed = [

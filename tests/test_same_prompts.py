@@ -1,6 +1,7 @@
 """A question that several rows ask: what one of them says is never mined, drawn or judged as a falsehood."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from helpers.command_line import call
 from helpers.models_and_trees import fact
 
-from pretrainrl_jax.facts.matching import known_truths, normalise
-from pretrainrl_jax.stages.mine import truths_among
+from pretrainrl_jax.config import Config
+from pretrainrl_jax.facts.matching import normalise
+from pretrainrl_jax.stages.context import Context
+from pretrainrl_jax.stages.mine import known_true
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -63,7 +66,8 @@ def test_mined_falsehoods_that_became_true_are_found() -> None:
     texts = {"Florence": "chosen", "Rome": "rejected", "Pisa": "rejected"}
     mined = [AnswerTree("1", (1,), tuple(Branch((2, 3), role, text) for text, role in texts.items()))]
     facts = [fact()]
-    assert truths_among(mined, facts, known_truths(facts)) == []
+    context = Context(Config(), Path(), None, facts)  # type: ignore[arg-type]
+    assert known_true(context, mined) == []
     twin = fact(("the Rome",), id="2", category="else", subject_key="else")
-    (said,) = truths_among(mined, facts, known_truths([*facts, twin]))
+    (said,) = known_true(replace(context, facts=[*facts, twin]), mined)
     assert said == "'Rome' of 'What is the capital of Arno?'"

@@ -33,6 +33,11 @@ def cost_of(config: Config, method: MethodConfig, steps: int) -> Cost:
     return Cost(documents * rollouts, sampled, documents * verdicts, rewrites)
 
 
+def comparing(config: Config) -> int:
+    """A model's verdicts, at most, that compare a method with the base model."""
+    return compared(config) * verdicts_per_case(config.judge, 2)
+
+
 def compared(config: Config) -> int:
     """Held-out prefixes, at most, on which methods are compared with the base model; 0: nobody judges."""
     judged = any(config.methods[system].judged for system in config.selfimprove.systems)

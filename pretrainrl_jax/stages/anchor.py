@@ -4,7 +4,7 @@ It is made once and stored beside the mined trees, so that no reference model is
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -26,14 +26,7 @@ from pretrainrl_jax.objectives.scoring import anchor_states
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.pretrain import read_first
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.anchors import (
-    MEASURED,
-    AnchorBatch,
-    AnchorText,
-    pack_anchors,
-    read_anchors,
-    write_anchors,
-)
+from pretrainrl_jax.trees.anchors import AnchorBatch, AnchorText, pack_anchors, read_anchors, write_anchors
 from pretrainrl_jax.trees.packing import plan
 from pretrainrl_jax.workdir import anchor_file
 
@@ -166,9 +159,7 @@ def measured(context: Context, base: Loaded, written: Sequence[tuple[int, ...]])
                 at = 0
                 for i in members:
                     span = np.s_[row, at : at + len(texts[i].reads)]
-                    found[i] = replace(
-                        texts[i], **dict(zip(MEASURED, (x[span] for x in arrays), strict=True))
-                    )
+                    found[i] = AnchorText(texts[i].tokens, *(x[span] for x in arrays))
                     at += len(texts[i].reads)
             bar.advance(sum(map(len, part)))
     return [found[i] for i in range(len(texts))]

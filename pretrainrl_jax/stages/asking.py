@@ -37,7 +37,7 @@ def questions_of(context: Context) -> list[Question]:
 
     And the head beyond them (`facts.head`). Raises InputError if no fact is left to ask.
     """
-    trained = context.asked(context.trained)
+    trained = context.asked
     if not trained:
         shown, held_out = len(context.few_shot_examples), len(context.held_out)
         raise InputError(
@@ -82,8 +82,7 @@ def _truths(answers: Mapping[str, Any]) -> list[Truth]:
 def is_right(context: Context, asked: Question, text: str) -> bool:
     """Whether an answer to a question is true, by the rule of the evaluation and all that is known."""
     fact, wording, _ = asked
-    truths = truths_of(fact, wording, context.known_truths)
-    return matches(text, truths, context.config.evaluate.match)
+    return matches(text, truths_of(fact, wording, context.known_truths), context.config.evaluate.match)
 
 
 class Asker:
@@ -159,8 +158,7 @@ class Asker:
     def ask_all(self, questions: Sequence[Question]) -> tuple[list[Outcome], list[Prompt]]:
         """Ask every question: greedily, by beam search, and by teacher forcing of the truth.
 
-        Returns:
-            What the answers are worth; and of the facts in their own wording (`as_facts`) what theory needs.
+        Gives what the answers are worth, and of facts in their own wording (`as_facts`) what theory needs.
         """
         context = self._context
         answers_of = self._each(

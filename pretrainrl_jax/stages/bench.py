@@ -4,7 +4,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.config import Config, JudgeServerConfig
@@ -22,7 +21,7 @@ from pretrainrl_jax.progress import Screen, Track
 from pretrainrl_jax.report.judges import table, write_judges
 from pretrainrl_jax.stages.context import Context, keep_json, kept_json, say
 from pretrainrl_jax.training.loading import load
-from pretrainrl_jax.workdir import spends_as
+from pretrainrl_jax.workdir import called, spends_as
 
 Json = dict[str, Any]
 Prompts = dict[tuple[str, str], Prompt]  # by part and name
@@ -33,8 +32,6 @@ TAKEN = ("replies", "tokens_in", "tokens_out", "cost")  # of a server; the last 
 
 @dataclass(frozen=True)
 class Entrant:
-    """A judge at work."""
-
     name: str
     identity: Json  # what its verdicts depend on
     answer: Callable[[Prompt, Sequence[Texts]], tuple[Sequence[Answer], float]]  # and how many are new
@@ -137,6 +134,7 @@ def row(
 ) -> Json:
     """What one judge does with one prompt; kept in a file, and read from there where it was done before."""
     part, name, prompt = asked_with
+    named: Json = {"judge": entrant.name, "part": part, "prompt": name}
     provenance = {
         "format": FORMAT,
         "judge": entrant.identity,
@@ -146,12 +144,11 @@ def row(
     path = context.workdir / "judges" / "rows" / f"{short_digest(provenance)}.json"
     if known := kept_json(path):
         bar.skip(len(asked))
-        return known
+        return known | named  # what it was called then does not matter
     before, batch = entrant.taken(), context.config.bench.batch
     result = ask(asked, lambda texts: entrant.answer(prompt, texts), batch, bar.advance)
     replies, *others = (now - then for now, then in zip(entrant.taken(), before, strict=True))
-    told: dict[str, Any] = {"judge": entrant.name, "part": part, "prompt": name}
-    told |= measured(items, asked, result)
+    told = named | measured(items, asked, result)
     told |= {"seconds": result.seconds, "replies": replies}
     if replies:
         told |= {name: value / replies for name, value in zip(TAKEN[1:], others, strict=True)}
@@ -168,7 +165,7 @@ def agreements(rows: Sequence[Json]) -> list[list[float | None]]:
 
 def name_of(judge: Named) -> str:
     """What tables call a judge."""
-    return Path(judge.rstrip("/")).name if isinstance(judge, str) else judge.model
+    return called(judge) if isinstance(judge, str) else judge.model
 
 
 def judges_of(config: Config) -> list[Named]:

@@ -80,18 +80,12 @@ def passes_to_measure(learner: Learner, questions: int) -> float:
 
 
 def seconds_a_question(
-    learner: Learner,
-    batches: Iterable[tuple[int, Callable[[Any], Any]]],
-    numbers: Any,
-    updates: int = 1,
+    learner: Learner, batches: Iterable[tuple[int, Callable[[Any], Any]]], numbers: Any, updates: int = 1
 ) -> float:
     """What a question takes of steps on batches, the median, as some may be compiled for.
 
-    Args:
-        batches: of each its questions, and what makes it of the state's parameters, which is timed too; one
-            alone is taken twice.
-        numbers: coefficients and schedule.
-        updates: on each batch.
+    Of each batch there are its questions, and what makes it of the state's parameters, which is timed, too;
+    one alone is taken twice. `numbers` are coefficients and schedule.
     """
     step, state, frozen = learner.step, learner.first(), learner.policy.frozen
     placed = jax.tree.map(lambda x: replicate(np.float32(x), learner.context.mesh), numbers)
@@ -121,7 +115,7 @@ def seconds_of_mining(learner: Learner) -> float:
     """What mining all questions again takes, by some of them, once it was compiled for these."""
     context, policy = learner.context, learner.policy.plain
     shards = context.parts(f"{learner.run.stage}.measured")
-    facts = context.asked(context.trained)
+    facts = context.asked
     some = facts[: 4 * context.config.mine.batch]
     quiet, seconds = replace(context, screen=SILENT), 0.0
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pretrainrl_jax.cells import cells
-from pretrainrl_jax.command import MAKING, Command
 from pretrainrl_jax.config import Config, JudgeConfig
 from pretrainrl_jax.documents.quality import read_blocklist
 from pretrainrl_jax.errors import InputError
@@ -15,13 +14,7 @@ from pretrainrl_jax.improvement.labels import read_labels
 from pretrainrl_jax.judging.prompts import judge_prompt, prompts_of, read_prompt
 
 
-def creates(command: Command) -> bool:
-    """Whether a command makes its workdir: `evaluate` does for a model that it names."""
-    named = command.verb == "evaluate" and "model.path" in command.given
-    return named or command.verb in MAKING
-
-
-def check_facts(config: Config, facts: Sequence[Fact]) -> None:
+def facts(config: Config, facts: Sequence[Fact]) -> None:
     """Raise InputError for facts that lack what settings need of them, or answers that cannot be read."""
     if (number := config.train.wordings) > 1 and not any(fact.rewordings for fact in facts):
         raise InputError(
@@ -49,7 +42,7 @@ def check_facts(config: Config, facts: Sequence[Fact]) -> None:
         )
 
 
-def check_preferences(config: Config) -> None:
+def preferences(config: Config) -> None:
     """Raise InputError for what a run on preferences cannot do, before anything is read."""
     if not config.model.path:
         raise InputError("preferences need a model: set --model.path to its folder")
@@ -70,17 +63,17 @@ def check_preferences(config: Config) -> None:
             raise InputError(f"{name} is for facts: {otherwise}")
 
 
-def check_judge(settings: JudgeConfig) -> None:
+def judge(settings: JudgeConfig) -> None:
     """Raise InputError for a judge's settings that nothing would read."""
     if (settings.path or settings.server.url) and not (
         settings.quality or settings.safety or settings.factuality
     ):
         named = f"path={settings.path}" if settings.path else f"server.url={settings.server.url}"
         raise InputError(f"judge.{named}: no part asks it: give judge.quality, safety or factuality")
-    check_samples(settings)
+    samples(settings)
 
 
-def check_samples(settings: JudgeConfig) -> None:
+def samples(settings: JudgeConfig) -> None:
     """Raise InputError for what is asked of a server alone, where there is none."""
     if not settings.server.url and (settings.samples > 1 or settings.reasoning):
         named = f"samples={settings.samples}" if settings.samples > 1 else "reasoning=true"
@@ -90,18 +83,17 @@ def check_samples(settings: JudgeConfig) -> None:
         )
 
 
-def check_labels(config: Config, who: str) -> None:
+def labels(config: Config, who: str) -> None:
     """Raise InputError if the labelled texts of a judge or a rewriter cannot be read, or the prompts."""
     if who == "judge":
-        parts = config.tuning.judge.parts
-        verdicts = {part: judge_prompt(config.judge, part).verdicts for part in parts}
+        verdicts = {part: judge_prompt(config.judge, part).verdicts for part in config.tuning.judge.parts}
         read_labels(config.tuning.judge.data, verdicts, "tuning.judge.data")
     else:
         read_prompt("rewrite", config.rewriter.prompts, config.rewriter.prompt)
         read_labels(config.tuning.rewriter.data, {"rewrite": ()}, "tuning.rewriter.data")
 
 
-def check_making(config: Config, kind: str) -> None:
+def making(config: Config, kind: str) -> None:
     """Raise InputError if no model would make labels of a kind, or prompts or the blocklist are none."""
     prompts_of(config.judge)
     if kind == "unsafe-data":
@@ -118,14 +110,14 @@ def check_making(config: Config, kind: str) -> None:
         )
 
 
-def check_text(config: Config) -> None:
+def text(config: Config) -> None:
     """Raise InputError if evaluate.text or anchor.path cannot be read."""
     for name, path in (("evaluate.text", config.evaluate.text), ("anchor.path", config.anchor.path)):
         if path:
             paragraphs(path, name)
 
 
-def check_model_at(path: str | Path, option: str) -> None:
+def model_at(path: str | Path, option: str) -> None:
     """Raise InputError if there is no folder that may hold a model."""
     if "://" not in str(path) and not Path(path).is_dir():
         raise InputError(
@@ -134,7 +126,7 @@ def check_model_at(path: str | Path, option: str) -> None:
         )
 
 
-def check_model(config: Config) -> None:
+def model(config: Config) -> None:
     """Raise InputError if the folders of tokenizer and model are not there."""
     for name, path in (("tokenizer.path", config.tokenizer.path), ("model.path", config.model.path)):
         if path and "://" not in path and not Path(path).is_dir():

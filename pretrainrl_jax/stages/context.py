@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +56,7 @@ class Context:
     chosen: Chosen = PLAIN
     preferences: Preferences | None = None  # what the run learns from instead of facts
     head: Sequence[Fact] = ()  # the best-known facts beyond the run's, which are only evaluated
+    _said: set[str] = field(default_factory=set, init=False)  # once
 
     @cached_property
     def trained(self) -> list[Fact]:
@@ -116,14 +117,14 @@ class Context:
 
         `settings` may say otherwise how the same sources are read.
         """
-        config = self.config
-        made = () if config.documents.path else self.made_documents.texts
-        return Stream(settings or config.documents, config.seed, made)
+        return Stream(settings or self.config.documents, self.config.seed, self.made_documents.texts)
 
     @cached_property
     def made_documents(self) -> MadeDocuments:
-        """Texts about the facts of the run; raises InputError without facts."""
+        """Texts about the facts of the run, none where there are others to read; InputError without facts."""
         config = self.config
+        if config.documents.path:
+            return MadeDocuments((), ())
         return make_documents(self.facts, config.documents, config.corpus, config.seed)
 
     @cached_property
@@ -139,13 +140,13 @@ class Context:
         outside = self.config.facts.examples == "other_categories"
         return choose_examples(self.trained, outside) if "few_shot" in kinds else []
 
-    def asked(self, facts: list[Fact]) -> list[Fact]:
-        """The facts that are not few-shot examples."""
+    @cached_property
+    def asked(self) -> list[Fact]:
+        """The facts that are trained and not shown as few-shot examples."""
         shown = {fact.id for fact in self.few_shot_examples}
-        return [fact for fact in facts if fact.id not in shown]
+        return [fact for fact in self.trained if fact.id not in shown]
 
     def template(self, kind: str) -> Template:
-        """The template of that kind, with its examples."""
         if kind == "bare":
             return Template(kind)
         shown = self.few_shot_examples
@@ -154,7 +155,6 @@ class Context:
         return Template(kind, tuple((fact.question, fact.answer) for fact in shown), categories)
 
     def checkpoint(self, stage: str) -> Path:
-        """Where a stage's checkpoints lie."""
         return self.workdir / "checkpoints" / stage
 
     def load(self, stage: str) -> Loaded:
@@ -165,10 +165,8 @@ class Context:
         dtype, path, screen = self.config.model.dtype, self.checkpoint(stage), SILENT
         if stage not in self.finished():
             if not (self.config.model_alone and stage == BASE):
-                verb = stage.split("/")[0]
-                raise InputError(
-                    f"{self.workdir} has no finished {stage}: run `{verb}` with this workdir first"
-                )
+                otherwise = f"run `{stage.split('/')[0]}` with this workdir first"
+                raise InputError(f"{self.workdir} has no finished {stage}: {otherwise}")
             path, screen = self.config.model.path, self.screen
         # What a bfloat16 product reads of a sum is rounded: an adapter's small part would be lost in it.
         merge = stage == BASE or dtype == "float32"
@@ -179,19 +177,14 @@ class Context:
         return loaded
 
     def say_once(self, line: str) -> None:
-        """Say what was not said before."""
         if line not in self._said:
             self.screen.say(line)
             self._said.add(line)
 
-    @cached_property
-    def _said(self) -> set[str]:
-        return set()
-
-    def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any) -> Any:
+    def fingerprint(self, loaded: Loaded, template: str, facts: Sequence[Fact], settings: Any = None) -> Any:
         """What results depend on: the model, the kind of template, the facts, and a section of settings."""
-        made_by = loaded.model, loaded.params, loaded.tokenizer
-        return fingerprint(*made_by, self.template(template), facts, asdict(settings), loaded.identity)
+        made_by, named = (loaded.model, loaded.params, loaded.tokenizer), asdict(settings) if settings else {}
+        return fingerprint(*made_by, self.template(template), facts, named, loaded.identity)
 
     def score(
         self,

@@ -1,4 +1,4 @@
-"""`facts`: what a source of facts holds, and what was dropped or changed in reading it. Needs no JAX."""
+"""`facts`: what a source of facts or preferences holds, and what reading dropped or changed. Needs no JAX."""
 
 import json
 import math
@@ -17,9 +17,15 @@ from pretrainrl_jax.facts.reading import Reading, read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.sorting import Dropped
 from pretrainrl_jax.facts.splits import split, subsample
+from pretrainrl_jax.preferences import record, rows
+from pretrainrl_jax.preferences.reading import Preferences, read_preferences
+from pretrainrl_jax.preferences.trees import Built, build
+from pretrainrl_jax.trees.tokenization import load_tokenizer, tokenizer_folder
+from pretrainrl_jax.workdir import refused_writing
 
 CATEGORIES = 40  # shown, the largest first
 ROWS = 10  # shown of the facts, and of each rule
+SOME, LENGTH = 3, 300  # rows of preferences shown of each rule, and characters of a text
 BAR = 40  # characters of the longest bar
 EDGES = [float(f"{lead}e{power}") for power in range(-323, 309) for lead in (1, 3)]  # two bins a decade
 
@@ -28,7 +34,7 @@ def show_facts(config: Config, workdir: Path) -> None:
     """Read the facts of a configuration and print what they are.
 
     Rows that became no fact of their own are written to `workdir`/facts/dropped.jsonl, where there are any.
-    Raises InputError for a source that cannot be read, or one without facts.
+    Raises InputError for a source that cannot be read, or one without facts, or a workdir that is none.
     """
     reading = read_facts(config)
     facts = reading.facts
@@ -47,11 +53,12 @@ def show_facts(config: Config, workdir: Path) -> None:
         *_losses(reading, lost),
     ]
     path = workdir / "facts" / "dropped.jsonl"
-    path.unlink(missing_ok=True)
-    if lost:
-        rows = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
-        write_text(path, "".join(f"{row}\n" for row in rows))
-        lines.append(f"all of them: {path}")
+    with refused_writing(workdir):
+        path.unlink(missing_ok=True)
+        if lost:
+            texts = (json.dumps(asdict(row), ensure_ascii=False) for row in lost)
+            write_text(path, "".join(f"{row}\n" for row in texts))
+            lines.append(f"all of them: {path}")
     print("\n".join(lines))
 
 
@@ -102,7 +109,6 @@ def _histogram(popularity: Sequence[float]) -> list[str]:
 
 
 def _some(facts: Sequence[Fact]) -> list[str]:
-    """Some facts as they were read."""
     lines = ["some of them: id | category | popularity | question | answer"]
     for fact in subsample(facts, ROWS, 0):
         about = fact.id, fact.category, f"{fact.popularity:,.6g}", fact.question, fact.answer
@@ -112,10 +118,8 @@ def _some(facts: Sequence[Fact]) -> list[str]:
 
 
 def _repairs(repaired: Counter[str]) -> list[str]:
-    if not repaired:
-        return ["repaired: nothing", ""]
-    rules = [rule for rule in REPAIRS if repaired[rule]]
-    return ["repaired", *(f"  {repaired[rule]:,} {rule}: {REPAIRS[rule]}" for rule in rules), ""]
+    told = [f"  {repaired[rule]:,} {rule}: {why}" for rule, why in REPAIRS.items() if repaired[rule]]
+    return ["repaired" if told else "repaired: nothing", *told, ""]
 
 
 def _losses(reading: Reading, lost: Sequence[Dropped]) -> list[str]:
@@ -144,4 +148,55 @@ def losses(
         lines += [f"    {row.where}: {row.text}" for row in by_rule[rule][:most]]
         if (more := len(by_rule[rule]) - most) > 0:
             lines.append(f"    and {more:,} more")
+    return lines
+
+
+def show_preferences(config: Config) -> None:
+    """Read the preferences of a configuration and print what they are, and the first as it is read.
+
+    Raises InputError for a source that cannot be read, or one without preferences.
+    """
+    settings, train = config.preferences, config.train
+    read = read_preferences(settings, config.seed)
+    lines, built = _counted(read, settings.holdout_every), Built()
+    if folder := tokenizer_folder(config.tokenizer.path, config.model.path):
+        tokenizer = load_tokenizer(folder)
+        built = build(read.comparisons, tokenizer, train.row_length, train.layout, settings.control_tokens)
+        for tree in built.trees[:1]:
+            chosen = next(b.tokens for b in tree.branches if b.role == "chosen")
+            texts = [
+                json.dumps(tokenizer.backend.decode(t), ensure_ascii=False) for t in (tree.prefix, chosen)
+            ]
+            lines.append(f"the first, as the model reads it: {' | '.join(text[1:-1] for text in texts)}")
+    else:
+        lines.append("which fit in a row is not known without a tokenizer (--model.path, --tokenizer.path)")
+    comparison = read.comparisons[0]
+    lines.append(f"the first: {record.shown(comparison.prompt, LENGTH)}")
+    for kind in ("chosen", "rejected"):
+        lines.append(f"  {kind:9} {record.shown(getattr(comparison.pairs[0], kind), LENGTH)}")
+    counts = Counter(row.rule for row in read.dropped) + read.left_out + built.dropped
+    lines.append("left out" if counts else "left out: nothing")
+    lines += losses(rows.RULES, counts, read.dropped, SOME, built.examples)
+    print("\n".join(lines))
+
+
+def _counted(read: Preferences, holdout_every: int) -> list[str]:
+    """Rows, columns, prompts and pairs."""
+    used = [f"{what} = {column or '(their common beginning)'}" for what, column in read.columns.items()]
+    lines = [
+        f"{read.source}: {read.rows:,} rows",
+        f"columns: {', '.join(used)}",
+        f"columns not read: {shown(read.unused, 40)}",
+    ]
+    for side, part in zip(
+        ("trained", "held out"), record.split(read.comparisons, holdout_every), strict=True
+    ):
+        pairs = sum(len(comparison.pairs) for comparison in part)
+        told = f"{len(part):,} prompts, {pairs:,} pairs"
+        lines.append(f"{side} (preferences.holdout_every={holdout_every}): {told}")
+    for what, pairs in (
+        ("repeated pairs, which count as often", read.repeated),
+        ("pairs stated both ways, of which each is kept", read.both_ways),
+    ):
+        lines += [f"{what}: {pairs:,}"] if pairs else []
     return lines

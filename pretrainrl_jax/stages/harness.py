@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pretrainrl_jax.evaluation.harness import run_harness
@@ -12,6 +11,7 @@ from pretrainrl_jax.report.ability import ability, folder, read_harness, table
 from pretrainrl_jax.report.systems import Systems
 from pretrainrl_jax.stages.context import Context, keep_json, say, stage_of
 from pretrainrl_jax.training.loading import Loaded, load
+from pretrainrl_jax.workdir import called
 
 Json = dict[str, Any]
 LENGTH = 4096  # tokens read at once by a model that states no limit
@@ -37,10 +37,9 @@ def harness(context: Context, tasks: Sequence[Task]) -> None:
 
 def evaluate_model(context: Context, source: str, dtype: str, tasks: Sequence[Task]) -> None:
     """The results of a model of no workdir, in a file of its folder's name: what is there is replaced."""
-    name = Path(source.rstrip("/")).name
+    name = called(source)
     loaded = load(source, context.mesh, dtype, chosen=context.chosen)
-    done = evaluate_tasks(context, loaded, tasks, name, source, {})
-    show({name: {"tasks": done}}, tasks, Systems({}))
+    show({name: {"tasks": evaluate_tasks(context, loaded, tasks, name, source, {})}}, tasks, Systems({}))
     say(f"results: {folder(context.workdir) / name}.json")
 
 

@@ -34,10 +34,8 @@ def import_model(source: str, workdir: Path, mesh: Mesh, screen: Screen) -> None
 
     `source` is a Hugging Face folder, or the name of a model on the hub (HF_TOKEN may hold a token for it).
 
-    Raises:
-        InputError: if there is no such model, it is damaged or of an unknown kind, or the workdir has one
-            already or is that of a run.
-        OSError: if the checkpoint cannot be written.
+    Raises InputError if there is no such model, it is damaged or of an unknown kind, or the workdir has one
+    already or is that of a run; OSError if the checkpoint cannot be written.
     """
     began = time.perf_counter()
     target = workdir / "checkpoints" / "import"
@@ -81,9 +79,7 @@ def export_model(
 ) -> None:
     """Weights, configuration and tokenizer in a new folder, which appears once it is complete.
 
-    Raises:
-        InputError: if there is no model, or the disk has no room.
-        OSError: if it cannot be written.
+    Raises InputError if there is no model, or the disk has no room; OSError if it cannot be written.
     """
     if settings.adapters == "peft":
         return export_adapters(source, target, settings.base, mesh, screen)
@@ -103,8 +99,7 @@ def export_model(
         # What is as it was stored is described as it was.
         stated = stored_dtype(before) if DTYPES in origin and not asked else ""
         dtype = stated or tensors["model.embed_tokens.weight"].dtype.name
-        config = write_config(loaded.model.shape, before, dtype)
-        write_json(partial / "config.json", config | ends)
+        write_json(partial / "config.json", write_config(loaded.model.shape, before, dtype) | ends)
 
     with _appearing(target) as partial:
         with screen.track("export", len(tensors), "tensors") as bar:
@@ -118,9 +113,8 @@ def export_model(
 def export_adapters(source: str | Path, target: Path, base: str, mesh: Mesh, screen: Screen) -> None:
     """A model's adapters alone, as peft loads them beside `base`, or beside the model they were taken from.
 
-    Raises:
-        InputError: if there is no model, it has no adapters, or that model is of no Hugging Face folder.
-        OSError: if it cannot be written.
+    Raises InputError if there is no model, it has no adapters, or that model is of no Hugging Face folder;
+    OSError if it cannot be written.
     """
     began = time.perf_counter()
     loaded = load(source, mesh, screen=screen, merge=False)
@@ -150,13 +144,10 @@ def _appearing(target: Path) -> Generator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
 
-    def end() -> None:
-        partial.rename(target)
-
     try:
         run_on_process_0(begin, "beginning the export")
         yield partial
-        run_on_process_0(end, "finishing the export")
+        run_on_process_0(lambda: str(partial.rename(target)), "finishing the export")
     except BaseException:
         if is_process_0():
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,6 +1,5 @@
-"""What every method of `selfimprove` has in common: documents, judge, rewriter; and what its run leaves."""
+"""What every method of `selfimprove` has in common: documents, judge, rewriter; and what came of it."""
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,18 +9,13 @@ from typing import Any, TypeVar
 
 import jax
 
-from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import Config, JudgeConfig, MethodConfig, RewriterConfig, ServerConfig
-from pretrainrl_jax.documents.cut import Cuts
-from pretrainrl_jax.documents.world import MadeDocuments
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.evaluation.truthfulness import evaluate_truthfulness, held_out_texts
 from pretrainrl_jax.facts.statements import Statements
 from pretrainrl_jax.hosts.agree import is_process_0, process_count, run_on_process_0
 from pretrainrl_jax.improvement.compared import Continued, continue_greedily, cut_texts, won
-from pretrainrl_jax.improvement.cost import Cost, compared, cost_of, price_of
-from pretrainrl_jax.improvement.experience import Experience
-from pretrainrl_jax.improvement.metrics import Judged
+from pretrainrl_jax.improvement.cost import Cost, compared, price_of
 from pretrainrl_jax.improvement.outstanding import Asking
 from pretrainrl_jax.judging.compose import make_judge
 from pretrainrl_jax.judging.local import LocalJudge, local_writer
@@ -37,7 +31,6 @@ from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.workdir import spends_as
 
 INITIAL, UNTRAINED = "base", "scratch"  # systems that are not trained here
-SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 
 T = TypeVar("T")
 
@@ -59,11 +52,7 @@ def priced(config: Config, cost: Cost) -> str:
 
 
 class Improvement:
-    """Documents, judge and rewriter of a run, made when first asked for.
-
-    Args:
-        opened: closes the servers that are asked.
-    """
+    """Documents, judge and rewriter of a run, made when first asked for; `opened` closes servers."""
 
     def __init__(self, context: Context, opened: ExitStack) -> None:
         self._context, self._config, self._open = context, context.config, opened
@@ -72,16 +61,6 @@ class Improvement:
     def statements(self) -> Statements:
         """What is true: the facts of the run."""
         return Statements(self._context.facts)
-
-    @cached_property
-    def made(self) -> MadeDocuments:
-        """Documents about the facts of the run; none where there are others to read."""
-        there = self._config.documents.path
-        return MadeDocuments((), ()) if there else self._context.made_documents
-
-    def cuts(self, tokenizer: Tokenizer) -> Cuts:
-        """The stream of documents, cut, from its beginning."""
-        return Cuts(self._context.stream(), tokenizer, self._config.selfimprove, self._config.seed)
 
     @cached_property
     def judge_model(self) -> Loaded | None:
@@ -167,9 +146,7 @@ class Improvement:
     def check(self) -> None:
         """Before anything else: ask the servers once, so that a wrong key or name is known at once.
 
-        Raises:
-            InputError: if a server refuses, or a prompt is not right.
-            ServerError: if it does not reply.
+        Raises InputError if a server refuses, or a prompt is not right; ServerError if it does not reply.
         """
         config = self._config
         methods = [config.methods[system] for system in config.selfimprove.systems]
@@ -188,62 +165,6 @@ class Improvement:
             self.full_judge([Case(opening, (sky, " is is is is."), sky)])
         if self._config.rewriter.server.url and any("rewrite" in method.candidates for method in methods):
             self._rewriter([RewriteCase(opening, " blue.")])
-
-
-def write_examples(context: Context, system: str, step: int, total: int, judged: Sequence[Judged]) -> None:
-    """Keep documents of the first step and of the last, as many of each, with all candidates and scores."""
-    settings = context.config.selfimprove
-    path = context.workdir / "selfimprove" / system / "examples.json"
-    is_last = total - step < settings.updates
-    if not judged or not judged[0].scores:
-        return
-
-    def write() -> None:
-        examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        examples = [one for one in examples if one["step"] < step]  # a step that is made again is kept once
-        room = (settings.kept + 1) // 2 if not examples else settings.kept // 2 if is_last else 0
-        if room:
-            write_json(path, examples + [_example(one, step) for one in judged[:room]])
-
-    run_on_process_0(write, f"writing {path.name}")
-
-
-def _example(one: Judged, step: int) -> dict[str, Any]:
-    roles = {branch.tokens: branch.role for branch in one.tree.branches} if one.tree else {}
-    return {
-        "step": step,
-        "name": one.cut.name,
-        "prefix": one.prefix[-SHOWN_PREFIX:],
-        "candidates": [
-            {
-                "kind": candidate.kind,
-                "text": candidate.text,
-                "score": score,
-                "parts": {name: scores[place] for name, scores in one.parts.items()},
-                "role": roles.get(candidate.tokens, ""),
-            }
-            for place, (candidate, score) in enumerate(zip(one.candidates, one.scores, strict=True))
-        ],
-    }
-
-
-def write_summary(context: Context, system: str, steps: int, experience: Experience) -> None:
-    """What a method's run took and what happened on the way."""
-    config, method = context.config, context.config.methods[system]
-    cost = cost_of(config, method, steps // config.selfimprove.updates)
-    summary = {
-        "label": method.label or system,
-        "update": method.update,
-        "start": method.start,
-        "candidates": list(method.candidates),
-        "steps": steps,
-        "documents": experience.taken,
-        "dropped": experience.dropped,
-        "ties": experience.ties,
-        "collapsed": experience.collapse.get("told", []),
-        **cost._asdict(),
-    }
-    keep_json(context.workdir / "selfimprove" / system / "summary.json", summary)
 
 
 def initial_model(context: Context, start: str) -> Loaded:
@@ -277,7 +198,7 @@ def evaluate_improvement(context: Context, improvement: Improvement) -> None:
                     return bars.enter_context(context.screen.track(stage, total, "texts")).advance
 
                 result = evaluate_truthfulness(
-                    loaded, context.facts, improvement.made, improvement.statements, config, begin
+                    loaded, context.facts, context.made_documents, improvement.statements, config, begin
                 )
             if compared(config):
                 result |= compare(context, improvement, system, loaded)
@@ -293,13 +214,11 @@ def evaluation(context: Context, system: str) -> Path:
 def compare(context: Context, improvement: Improvement, system: str, loaded: Loaded) -> dict[str, Any]:
     """Held-out texts continued, and whose continuation the run's judge finds better, this or the base's.
 
-    Returns:
-        "continued": what the model wrote, as `Continued`. Of any but the base model "compared", a win of each
-        prefix with a verdict, 1, 0 or ½, and "unjudged", how many have none. Only "continued" where the base
-        model was measured by a version that kept none of it.
+    Gives "continued", what the model wrote, as `Continued`; of any but the base model also "compared", a win
+    of each prefix with a verdict, 1, 0 or ½, and "unjudged", how many have none.
     """
     config = context.config
-    cuts = cut_texts(held_out_texts(improvement.made, config), loaded.tokenizer, config)
+    cuts = cut_texts(held_out_texts(context.made_documents, config), loaded.tokenizer, config)
     if not cuts:
         if system == INITIAL:
             needed = config.selfimprove.shortest_prefix + config.selfimprove.suffix

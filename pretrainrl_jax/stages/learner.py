@@ -20,16 +20,13 @@ from pretrainrl_jax.trees.templates import Template
 
 
 class Learner:
-    """A model as a stage begins to train it, described beside its checkpoints.
-
-    `policy` is that model, and `step` its jitted step.
+    """A model as a stage begins to train it, `policy`, described beside its checkpoints; `step` is jitted.
 
     Args:
         base: with the parameters that it takes over, which go on as `policy.plain`.
         about: what checkpoints depend on beside settings: data; and the model that adapters are for.
         template: how it is taught to be asked.
         adapters: with fresh ones, where lora.rank asks for some.
-        ntp_scale, dpo_scale, grpo_form: as `compile_step` has them.
         told: what `Run` is told of the stage: `rate` and others.
     """
 
@@ -123,10 +120,8 @@ def _adapts(context: Context, policy: Loaded) -> dict[str, str]:
     """
     if not policy.model.shape.lora:
         return {}
-    config = context.config
-    path = config.model.path
-    local = str(Path(path).absolute()) if path and Path(path).exists() else path
+    config, path = context.config, context.config.model.path
     where = {"stage": BASE} if BASE in context.finished() else {}
     if path and not (where and config.pretrain.epochs):  # what the stage has is that as it is
-        where["path"] = local
+        where["path"] = str(Path(path).absolute()) if Path(path).exists() else path
     return where | {"dtype": config.lora.base_dtype, "digest": policy.plain.digest}

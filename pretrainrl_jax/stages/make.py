@@ -30,16 +30,12 @@ from pretrainrl_jax.stages.context import Context, keep_json, read_json, say
 from pretrainrl_jax.stages.improvement import Improvement, asked_by, priced
 from pretrainrl_jax.stages.pretrain import own_tokenizer
 from pretrainrl_jax.stages.shards import mark
-from pretrainrl_jax.training.loading import tokenizer_of
-from pretrainrl_jax.trees.tokenization import Tokenizer
 
 FORMAT = 1  # of parts
 
 
 @dataclass(frozen=True)
 class Making:
-    """One kind of labels at work."""
-
     stream: Stream
     make: Callable[[int], labels.Made]  # of the next documents, of so many at most; counted as "documents"
     files: Sequence[str]  # of lines, the one that marks the end last
@@ -72,9 +68,8 @@ def make(context: Context, kind: str) -> None:
             while not ended and (left := settings.documents - counts["documents"]) > 0:
                 began = time.perf_counter()
                 made = making.make(min(settings.batch, left))
-                found = made.counts + Counter(
-                    {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
-                )
+                lines = {f"lines.{name}": len(rows) for name, rows in made.rows.items()}
+                found = made.counts + Counter(lines)
                 counts.update(found)
                 spent, ended = time.perf_counter() - began, making.stream.ended
                 part = {"rows": made.rows, "counts": dict(found), "state": making.stream.state}
@@ -172,12 +167,6 @@ def _published(context: Context) -> dict[str, Any]:
     }
 
 
-def tokenizer_for(context: Context) -> Tokenizer:
-    """The tokenizer by which documents are cut: that of model.path, or a run's own."""
-    path = context.config.model.path
-    return tokenizer_of(path) if path else own_tokenizer(context)
-
-
 def once(context: Context) -> Stream:
     """The documents, in one pass where their passes are not counted."""
     documents = context.config.documents
@@ -206,12 +195,12 @@ def tell_costs(context: Context, kind: str, documents: int) -> None:
 def judge_data(context: Context, opened: ExitStack) -> Making:
     """Pairs of a suffix and a corruption of it, and labels of one text."""
     config, improvement = context.config, Improvement(context, opened)
-    tokenizer = tokenizer_for(context)
+    tokenizer = own_tokenizer(context)
     cuts = Cuts(once(context), tokenizer, config.selfimprove, config.seed)
     prompts = prompts_of(config.judge)
     verdicts = {"quality": judge_prompt(config.judge, "quality").verdicts}
     agree = agreeing(context, improvement, prompts)
-    spoil = corrupting(context, improvement)
+    spoiling = corruptions_of(config)
     told = {"writer": named(config.rewriter), "judge": named(config.judge)}
 
     def work(n: int) -> labels.Made:
@@ -221,11 +210,16 @@ def judge_data(context: Context, opened: ExitStack) -> Making:
         by_number = {one.number: one for one in taken}
 
         def corrupt(name: str, some: Sequence[labels.Piece]) -> list[str | None]:
-            """Cut to as many tokens as the original has."""
-            found = [
-                rewritten(by_number[piece.number], tokenizer, text)
-                for piece, text in zip(some, spoil(name, some), strict=True)
-            ]
+            """Cut to as many tokens as the original has; a server is asked by process 0."""
+            prompt, cases = spoiling[name], [RewriteCase(piece.prefix, piece.suffix) for piece in some]
+
+            def write() -> list[str | None]:
+                written = model_rewriter(improvement.writer(prompt))(cases) if cases else []
+                return [None if text and labels.echoes(prompt, text) else text for text in written]
+
+            texts = asked_by(config.rewriter.server, write, f"writing corruptions ({name})")
+            pairs = ((by_number[piece.number], text) for piece, text in zip(some, texts, strict=True))
+            found = [rewritten(one, tokenizer, text) for one, text in pairs]
             return [one and one.text for one in found]
 
         writes = corrupt if config.rewriter.is_model else None
@@ -240,7 +234,7 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
     """Documents whose prefix is unsafe: by rules and the blocklist first, by the judge last."""
     config, improvement = context.config, Improvement(context, opened)
     cutting, asked = config.selfimprove, config.judge
-    tokenizer, stream = tokenizer_for(context), once(context)
+    tokenizer, stream = own_tokenizer(context), once(context)
     Cuts(stream, tokenizer, cutting, config.seed)  # refuses lengths that leave no room for a prefix
     counted = word_counter(read_blocklist(config.making.blocklist))
     prompts = {name: prompt for name, prompt in prompts_of(asked).items() if name == "safety"}
@@ -281,22 +275,6 @@ def unsafe_data(context: Context, opened: ExitStack) -> Making:
 KINDS = {"judge-data": judge_data, "unsafe-data": unsafe_data}
 
 
-def corrupting(context: Context, improvement: Improvement) -> labels.Corrupt:
-    """The model of `rewriter`, asked with a corruption's prompt; of a server's, process 0 asks it."""
-    prompts, server = corruptions_of(context.config), context.config.rewriter.server
-
-    def corrupt(name: str, pieces: Sequence[labels.Piece]) -> Sequence[str | None]:
-        cases = [RewriteCase(piece.prefix, piece.suffix) for piece in pieces]
-
-        def work() -> list[str | None]:
-            written = model_rewriter(improvement.writer(prompts[name]))(cases) if cases else []
-            return [None if text and labels.echoes(prompts[name], text) else text for text in written]
-
-        return asked_by(server, work, f"writing corruptions ({name})")
-
-    return corrupt
-
-
 def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prompt]) -> labels.Agree:
     """The judge, asked making.samples times; of a server's, process 0 asks it.
 
@@ -308,8 +286,9 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
         prompt = prompts[part]
 
         def ask(some: Sequence[labels.Question], times: int) -> list[labels.Agreed]:
-            judge, texts = improvement.asked, [_placed(prompt, one) for one in some]
+            judge, places = improvement.asked, prompt.places
             assert judge  # a part that asks has a model
+            texts = [{name: text for name, text in one.texts.items() if name in places} for one in some]
             if isinstance(judge, RemoteJudge):
                 answers = judge.ask(prompt, texts, times)
             else:
@@ -325,7 +304,3 @@ def agreeing(context: Context, improvement: Improvement, prompts: dict[str, Prom
         return [labels.Agreed(*one) for one in found]
 
     return agree
-
-
-def _placed(prompt: Prompt, question: labels.Question) -> dict[str, str]:
-    return {name: text for name, text in question.texts.items() if name in prompt.places}

@@ -16,22 +16,14 @@ from typing import Any, NamedTuple
 from pretrainrl_jax.decoding.answers import Answer, read_answers
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts.choices import choices
-from pretrainrl_jax.facts.matching import Truths, why_dropped
+from pretrainrl_jax.facts.matching import why_dropped
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.knowledge.signatures import of_mining
+from pretrainrl_jax.mining import candidates as falsehoods
 from pretrainrl_jax.mining import statistics
-from pretrainrl_jax.mining.candidates import (
-    REASONS,
-    Candidate,
-    Rules,
-    from_beams,
-    from_values,
-    popular_values,
-    some_of,
-    without_repeats,
-)
-from pretrainrl_jax.mining.draw import longest
+from pretrainrl_jax.mining.candidates import Candidate, Rules
+from pretrainrl_jax.mining.draw import draw_negatives, longest
 from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.mining.pools import Agreement, Tallies, agreement, most_often, tally
 from pretrainrl_jax.mining.quality import quality
@@ -39,7 +31,7 @@ from pretrainrl_jax.stages.asking import Asker, Question, Search
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
-from pretrainrl_jax.trees.dataset import one_of_each
+from pretrainrl_jax.trees.dataset import Visit, in_turn, one_of_each
 from pretrainrl_jax.trees.templates import encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch, places, select
 
@@ -57,10 +49,9 @@ class Mined(NamedTuple):
     held_out: Sequence[AnswerTree] = ()  # which are not trained
 
 
-def mine_facts(context: Context, base: Loaded) -> Mined:
+def make_trees(context: Context, base: Loaded) -> Mined:
     """The base model's falsehoods for every trained fact."""
-    facts = context.asked(context.trained)
-    mined = mine_negatives(context, base, base, facts, context.parts("mine"))
+    mined = mine_negatives(context, base, base, context.asked, context.parts("mine"))
     signatures = [f"! mine: {signature.line}" for signature in of_mining(mined.statistics)]
     said = [f"mine: {line(mined.statistics)}", *signatures]
     return mined._replace(said=said, made_with=made_with(context, base))
@@ -68,7 +59,7 @@ def mine_facts(context: Context, base: Loaded) -> Mined:
 
 def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     """Short digests of all that mined trees and their references depend on."""
-    facts, settings = context.asked(context.trained), context.config.mine
+    facts, settings = context.asked, context.config.mine
     stamp = context.fingerprint(base, context.config.train.template, facts, settings)
     if "constrained" in settings.sources:
         stamp["answers of mine.among"] = short_digest(choices(settings.among, context.facts, "mine.among"))
@@ -77,16 +68,22 @@ def made_with(context: Context, base: Loaded) -> dict[str, Any]:
     return stamp
 
 
-def truths_among(trees: Sequence[AnswerTree], facts: Sequence[Fact], known: Truths) -> list[str]:
+def known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
     """The falsehoods of mined trees that are true by what the facts say now, each with its question."""
-    by_id = {fact.id: fact for fact in facts}
+    by_id = {fact.id: fact for fact in context.trained}
     return [
         f"{branch.text!r} of {by_id[tree.id].question!r}"
         for tree in trees
         for branch in tree.branches
         if branch.role == "rejected"
-        and why_dropped(branch.text, by_id[tree.id], known, False) == "known_true"
+        and why_dropped(branch.text, by_id[tree.id], context.known_truths, False) == "known_true"
     ]
+
+
+def visit(context: Context, trees: Sequence[AnswerTree]) -> Visit:
+    """A question in its wordings in turn, each time with negatives drawn of all that were mined."""
+    negatives, seed = context.config.mine.negatives, context.training_seed
+    return in_turn(trees, lambda tree, epoch: draw_negatives(tree, negatives, seed, epoch))
 
 
 def name_of(context: Context) -> Callable[[AnswerTree], str]:
@@ -158,7 +155,6 @@ def sample_by_category(context: Context, facts: Sequence[Fact], number: int) -> 
 
 
 def as_asked(facts: Sequence[Fact]) -> list[Question]:
-    """The questions of facts."""
     return [(fact, fact.question, "trained") for fact in facts]
 
 
@@ -173,8 +169,7 @@ def searched(
         return [list(map(vars, answers)) for answers in search(part, advance)]
 
     told = work, label, "questions", lambda asked, beams: read_answers(beams)
-    found = asker.in_parts(as_asked(facts), shards, made_with, *told)
-    return list(zip(facts, found, strict=True))
+    return list(zip(facts, asker.in_parts(as_asked(facts), shards, made_with, *told), strict=True))
 
 
 def collect_pools(context: Context, decoded: Decoded) -> tuple[dict[str, list[str]], dict[str, Agreement]]:
@@ -218,23 +213,23 @@ def choose(
 ) -> tuple[list[list[Candidate]], dict[str, Counter[str]]]:
     """Each question's candidates from every source, and how many each rule took of each source's."""
     settings, seed = context.config.mine, context.config.seed
-    dropped = {source: Counter(dict.fromkeys(REASONS, 0)) for source in settings.sources}
+    dropped = {source: Counter(dict.fromkeys(falsehoods.REASONS, 0)) for source in settings.sources}
     searched = {"beam": decoded, "constrained": constrained}
     answers = {source: {fact.id: beams for fact, beams in pairs} for source, pairs in searched.items()}
-    popular = popular_values(context.facts, settings.popular_share)
+    popular = falsehoods.popular_values(context.facts, settings.popular_share)
     chosen = []
     for fact in facts:
         by_source: list[list[Candidate]] = []
         for source in settings.sources:
             how = source, fact, rules, dropped[source]
             if source in answers:
-                by_source.append(from_beams(answers[source][fact.id], *how))
+                by_source.append(falsehoods.from_beams(answers[source][fact.id], *how))
             elif source == "pool":
-                by_source.append(from_values(pools[fact.category], *how))
+                by_source.append(falsehoods.from_values(pools[fact.category], *how))
             else:
-                values = some_of(popular[fact.category], settings.pool, fact, seed)
-                by_source.append(from_values(values, *how))
-        chosen.append(without_repeats(by_source, dropped))
+                values = falsehoods.some_of(popular[fact.category], settings.pool, fact, seed)
+                by_source.append(falsehoods.from_values(values, *how))
+        chosen.append(falsehoods.without_repeats(by_source, dropped))
     return chosen, dropped
 
 

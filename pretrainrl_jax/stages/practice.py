@@ -55,12 +55,10 @@ class Practice(Generic[Item]):
 
     @property
     def updates(self) -> int:
-        """Steps on the next batch."""
         return 1 if self.turns.teaches else self.how.updates
 
     @property
     def coefficients(self) -> Coefficients:
-        """Of the next batch's loss."""
         if not self.turns.teaches:
             return self.every
         return LESSON | ({"anchor": self.every["anchor"]} if self.anchors else {})

@@ -21,6 +21,7 @@ from pretrainrl_jax.stages.evaluate import mean_nll, text_nll
 from pretrainrl_jax.stages.mine import Mined
 from pretrainrl_jax.stages.shards import score_in_parts, with_references
 from pretrainrl_jax.training.loading import Loaded
+from pretrainrl_jax.trees.dataset import Visit, in_turn
 from pretrainrl_jax.trees.records import read_trees
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
@@ -30,16 +31,17 @@ EXAMPLES = 100  # pairs whose texts are kept for the report
 LENGTH = 300  # characters of such a text
 
 
-def score_pairs(context: Context, base: Loaded) -> Mined:
+def make_trees(context: Context, base: Loaded) -> Mined:
     """The file's pairs as trees, each answer scored once by the base model."""
-    made = {name: build_trees(context, base, name) for name in (TRAINED, HELD_OUT)}
+    settings, train = context.config.preferences, context.config.train
+    how = base.tokenizer, train.row_length, train.layout, settings.control_tokens
+    trained, held_out = split(preferred(context).comparisons, settings.holdout_every)
+    made = {TRAINED: build(trained, *how), HELD_OUT: build(held_out, *how)}
     described = statistics(context, made)
     for line in lines(described, made):
         context.screen.say(f"preferences: {line}")
     if not made[TRAINED].trees:
-        raise InputError(
-            f"no pair of {context.config.preferences.path} is left to train on: the lines above say why"
-        )
+        raise InputError(f"no pair of {settings.path} is left to train on: the lines above say why")
     stamp, scored = made_with(context, base), dict[str, list[AnswerTree]]()
     for name, built in made.items():
         if built.trees:
@@ -65,14 +67,6 @@ def preferred(context: Context) -> Preferences:
     """What was read; a run on facts has none."""
     assert context.preferences is not None
     return context.preferences
-
-
-def build_trees(context: Context, base: Loaded, name: str) -> Built:
-    """The trees of the prompts that are trained, or of those held out."""
-    settings, train = context.config.preferences, context.config.train
-    sides = split(preferred(context).comparisons, settings.holdout_every)
-    comparisons = sides[name == HELD_OUT]
-    return build(comparisons, base.tokenizer, train.row_length, train.layout, settings.control_tokens)
 
 
 def statistics(context: Context, made: dict[str, Built]) -> Json:
@@ -128,7 +122,6 @@ def made_with(context: Context, base: Loaded) -> Json:
 
 
 def pairs_digest(context: Context) -> str:
-    """A digest of every pair that was read."""
     return short_digest(
         [
             (comparison.id, [(key(p.chosen), key(p.rejected), p.rows) for p in comparison.pairs])
@@ -147,6 +140,16 @@ def check_pairs(context: Context) -> None:
             f"{context.config.preferences.path} holds other pairs than those of {folder}: "
             "give it as it was, or make a workdir of its own for it"
         )
+
+
+def known_true(context: Context, trees: Sequence[AnswerTree]) -> list[str]:
+    """None: what is rejected is what the file rejects."""
+    return []
+
+
+def visit(context: Context, trees: Sequence[AnswerTree]) -> Visit:
+    """A prompt's trees in turn; a file's pairs are all seen in each pass."""
+    return in_turn(trees)
 
 
 def name_of(context: Context) -> Callable[[AnswerTree], str]:

@@ -21,7 +21,7 @@ from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
 from pretrainrl_jax.training.feed import Feed, StreamFeed, count_batches
-from pretrainrl_jax.training.loading import Loaded, load
+from pretrainrl_jax.training.loading import Loaded, load, tokenizer_of
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.step import TrainState
 from pretrainrl_jax.trees.dataset import PackedRows
@@ -45,7 +45,6 @@ class Data:
 
 
 def pretrain(context: Context) -> None:
-    """The stage that makes the base model."""
     with context.working(BASE) as notes:
         notes |= base_model(context)
 
@@ -150,8 +149,10 @@ def starting_point(context: Context) -> Loaded:
 
 
 def own_tokenizer(context: Context) -> Tokenizer:
-    """The tokenizer of a run whose model is made here: that of tokenizer.path, or one made for its texts."""
+    """The tokenizer of a run: that of model.path or tokenizer.path, or one made for its texts."""
     config = context.config
+    if config.model.path:
+        return tokenizer_of(config.model.path)
     if config.tokenizer.path:
         return load_tokenizer(config.tokenizer.path)
     return trained_tokenizer(read_first(context), config.tokenizer.vocabulary)

@@ -13,7 +13,7 @@ from pretrainrl_jax.facts.matching import matches, truths_of
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.facts.rewards import reward
 from pretrainrl_jax.knowledge.abstention import verdict
-from pretrainrl_jax.mining.fingerprint import fingerprint, short_digest
+from pretrainrl_jax.mining.fingerprint import short_digest
 from pretrainrl_jax.stages.anchor import anchor_texts
 from pretrainrl_jax.stages.budget import Cost, passes_of, passes_to_measure, seconds_a_question
 from pretrainrl_jax.stages.context import BASE, Context, Notes
@@ -46,13 +46,8 @@ def practice_of(
 ) -> Practice[Fact]:
     """Questions that are taught first, then those that are answered, pass after pass.
 
-    Each pass is shuffled anew, and asks facts in their wordings in turn.
-
-    Args:
-        texts: of which each batch has some beside it, where the objective is anchored.
-        taught: passes over the facts that teach "I don't know"; a fraction is a share of them.
-        passes: likewise, that ask.
-        progress: of an earlier run.
+    Each pass is shuffled anew, and asks facts in their wordings in turn. `taught` and `passes` are over the
+    facts; a fraction is a share of them. Each batch has some anchor text beside it, where there are `texts`.
     """
     context, base, config = learner.context, learner.policy.plain, learner.context.config
     objective, steps = config.objectives[system], config.train.grad_accum_steps
@@ -89,7 +84,7 @@ def reinforce(context: Context, system: str) -> Notes:
     how, most = objective.grpo, objective.grpo.max_new_tokens
     base = context.load(BASE)
     texts = anchor_texts(context, base) if objective.anchored else []
-    facts = context.asked(context.trained)
+    facts = context.asked
     asked = [worded for fact in facts for worded in context.worded(fact)]
     row_length = max(settings.row_length, longest(context, base, how, asked))
     if how.teach and (needed := len(lessons(context, base, facts[:1])[0].branches[0].tokens)) > most:
@@ -137,12 +132,9 @@ def made_with(
     context: Context, base: Loaded, asked: Sequence[Fact], texts: Sequence[AnchorText]
 ) -> dict[str, Any]:
     """Digests of what the answers and their rewards depend on, beside settings."""
-    template = context.template(context.config.train.template)
     true = [[*fact.answers, *sorted(context.known_truths.get(fact.question, ()))] for fact in asked]
-    digests = {
-        "facts": fingerprint(base.model, base.params, base.tokenizer, template, asked, {}, base.identity),
-        "what is true": short_digest(true),
-    }
+    digests = {"facts": context.fingerprint(base, context.config.train.template, asked)}
+    digests |= {"what is true": short_digest(true)}
     return digests | ({"anchor text": digest_anchors(texts)} if texts else {})
 
 

@@ -15,8 +15,7 @@ from pretrainrl_jax.stages.context import say
 
 def report(workdir: Path) -> None:
     """Evaluations, table, words, page."""
-    about_preferences = preferences.is_about_preferences(workdir)
-    if about_preferences:
+    if preferences.is_about_preferences(workdir):
         write, table, reading = preferences.write_report, preferences.table, preferences.reading
     else:
         write, table, reading = page.write_report, summary.table, words.reading

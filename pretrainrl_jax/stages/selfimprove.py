@@ -1,34 +1,30 @@
 """`selfimprove`: stream, continue, judge, learn (Self-Improving Pretraining, arXiv 2601.21343)."""
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import jax
 
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.decode import bucket
 from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
 from pretrainrl_jax.improvement.collapse import Collapse
-from pretrainrl_jax.improvement.cost import compared, cost_of, rollout_count, told, warnings_of
+from pretrainrl_jax.improvement.cost import comparing, cost_of, rollout_count, told, warnings_of
 from pretrainrl_jax.improvement.experience import Experience, Sampled
 from pretrainrl_jax.improvement.jobs import Jobs, Seconds, utilisation
 from pretrainrl_jax.improvement.learning import coefficients
 from pretrainrl_jax.improvement.metrics import Judged, gap_metrics, rollout_metrics, verdict_metrics
 from pretrainrl_jax.improvement.outstanding import Outstanding
 from pretrainrl_jax.judging.compose import verdicts_per_case
-from pretrainrl_jax.stages.context import BASE, Context, Notes
-from pretrainrl_jax.stages.improvement import (
-    Improvement,
-    evaluate_improvement,
-    initial_model,
-    priced,
-    write_examples,
-    write_summary,
-)
+from pretrainrl_jax.stages.context import BASE, Context, Notes, keep_json
+from pretrainrl_jax.stages.improvement import Improvement, evaluate_improvement, initial_model, priced
 from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.stages.pretrain import pretrain
 from pretrainrl_jax.stages.report import report
@@ -40,6 +36,7 @@ from pretrainrl_jax.training.step import TrainState, compile_references
 from pretrainrl_jax.trees.batch import PackedBatch
 from pretrainrl_jax.trees.tree import AnswerTree
 
+SHOWN_PREFIX = 400  # last characters of a prefix that the report shows
 TRIES = 20  # steps in a row of which no document teaches anything: the judge sees no difference
 
 
@@ -60,14 +57,12 @@ def selfimprove(context: Context) -> None:
 
 
 class Method:
-    """One method at work."""
-
     def __init__(self, context: Context, improvement: Improvement, system: str) -> None:
         self._context, self._improvement, self._system = context, improvement, system
         self._settings, self._method = context.config.selfimprove, context.config.methods[system]
         base = initial_model(context, self._method.start)
         self._tokenizer = base.tokenizer
-        self._documents = improvement.cuts(base.tokenizer)
+        self._documents = Cuts(context.stream(), base.tokenizer, self._settings, context.config.seed)
         self._asking = improvement.asking(self._method, base.tokenizer)
         self._learner = Learner(
             context,
@@ -112,8 +107,12 @@ class Method:
                     sampled = self._sample(policy)
                     experience.add(sampled, documents)
                     outstanding.ask(sampled)
-                with self._seconds("waiting" if workers else "judging"), saved_first(session):
-                    judged = outstanding.take(session.stop_asked)
+                try:
+                    with self._seconds("waiting" if workers else "judging"):
+                        judged = outstanding.take(session.stop_asked)
+                except (InputError, OSError):
+                    session.keep()  # what was asked of a server took hours
+                    raise
                 if judged is None:
                     session.stop()
                 behind = experience.behind
@@ -150,7 +149,7 @@ class Method:
         left = settings.steps - int(state.step) // settings.updates
         cost = cost_of(context.config, method, left)
         taken = told(cost) if method.judged else "nothing is sampled or judged"
-        if after := compared(context.config) * verdicts_per_case(context.config.judge, 2):
+        if after := comparing(context.config):
             taken += f", and {after:,} verdicts to compare it with the base model"
         taken += priced(context.config, cost._replace(verdicts=cost.verdicts + after))
         context.screen.say(f"{self._stage}: {left} steps of {settings.documents} documents: {taken}")
@@ -252,11 +251,57 @@ def wants_more(settings: SelfimproveConfig, updates: int, outstanding: int, ahea
     return needed and outstanding <= ahead
 
 
-@contextmanager
-def saved_first(session: Session) -> Generator[None]:
-    """What ends the run within it does so once the state is saved: what was asked of a server took hours."""
-    try:
-        yield
-    except (InputError, OSError):
-        session.keep()
-        raise
+def write_examples(context: Context, system: str, step: int, total: int, judged: Sequence[Judged]) -> None:
+    """Keep documents of the first step and of the last, as many of each, with all candidates and scores."""
+    settings = context.config.selfimprove
+    path = context.workdir / "selfimprove" / system / "examples.json"
+    is_last = total - step < settings.updates
+    if not judged or not judged[0].scores:
+        return
+
+    def write() -> None:
+        examples = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        examples = [one for one in examples if one["step"] < step]  # a step that is made again is kept once
+        room = (settings.kept + 1) // 2 if not examples else settings.kept // 2 if is_last else 0
+        if room:
+            write_json(path, examples + [_example(one, step) for one in judged[:room]])
+
+    run_on_process_0(write, f"writing {path.name}")
+
+
+def _example(one: Judged, step: int) -> dict[str, Any]:
+    roles = {branch.tokens: branch.role for branch in one.tree.branches} if one.tree else {}
+    return {
+        "step": step,
+        "name": one.cut.name,
+        "prefix": one.prefix[-SHOWN_PREFIX:],
+        "candidates": [
+            {
+                "kind": candidate.kind,
+                "text": candidate.text,
+                "score": score,
+                "parts": {name: scores[place] for name, scores in one.parts.items()},
+                "role": roles.get(candidate.tokens, ""),
+            }
+            for place, (candidate, score) in enumerate(zip(one.candidates, one.scores, strict=True))
+        ],
+    }
+
+
+def write_summary(context: Context, system: str, steps: int, experience: Experience) -> None:
+    """What a method's run took and what happened on the way."""
+    config, method = context.config, context.config.methods[system]
+    cost = cost_of(config, method, steps // config.selfimprove.updates)
+    summary = {
+        "label": method.label or system,
+        "update": method.update,
+        "start": method.start,
+        "candidates": list(method.candidates),
+        "steps": steps,
+        "documents": experience.taken,
+        "dropped": experience.dropped,
+        "ties": experience.ties,
+        "collapsed": experience.collapse.get("told", []),
+        **cost._asdict(),
+    }
+    keep_json(context.workdir / "selfimprove" / system / "summary.json", summary)

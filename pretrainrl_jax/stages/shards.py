@@ -38,10 +38,9 @@ def in_parts(
     Args:
         folder: where the parts' files go; the caller removes it when the stage is finished.
         provenance: JSON of everything the results depend on; files made with something else are removed.
-        items, lengths: those of like length come into one part, so that they fill its batches.
+        lengths: items of like length come into one part, so that they fill its batches.
         work: the JSON of each item of a part, given that part and what advances the bar.
         label, unit, units: of the bar, and how many units one item is.
-        read: the result that JSON means.
     """
     screen, size = context.screen, context.config.checkpoint.shard_questions
     provenance = {"of": provenance, "items": len(items), "items of a part": size, "format": FORMAT}

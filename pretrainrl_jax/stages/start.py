@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -23,7 +24,6 @@ from pretrainrl_jax.model.mesh import check_batch, make_mesh
 from pretrainrl_jax.platforms import kernel_for, prepare, room_for
 from pretrainrl_jax.preferences.reading import Preferences
 from pretrainrl_jax.progress import Screen
-from pretrainrl_jax.stages.check import creates
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.stages.make import make
 from pretrainrl_jax.stages.material import evaluate, mine
@@ -34,22 +34,10 @@ from pretrainrl_jax.stages.train import train
 from pretrainrl_jax.stages.tune import tune
 from pretrainrl_jax.workdir import locked, prepare_workdir
 
-STAGES = {
-    "run": run,
-    "pretrain": pretrain,
-    "mine": mine,
-    "train": train,
-    "evaluate": evaluate,
-    "selfimprove": selfimprove,
-}
+STAGES = {stage.__name__: stage for stage in (run, pretrain, mine, train, evaluate, selfimprove)}  # by verb
 
 
-def begin(
-    command: Command,
-    facts: Sequence[Fact] = (),
-    preferences: Preferences | None = None,
-    head: Sequence[Fact] = (),
-) -> Context:
+def begin(command: Command) -> Context:
     """Find processes, devices and mesh, and say which; raises InputError if they are not those asked for."""
     config, options = command.config, command.options
     hush()
@@ -67,8 +55,7 @@ def begin(
     kernel = kernel_for(backend, config.platform, str(getattr(device, "compute_capability", "")))
     chosen = Chosen(kernel, min(gather(room_for(config.platform, device), "the memory of devices")))
     screen.say(f"backend {backend}, {jax.device_count()} x {jax.devices()[0].device_kind}{hosts}")
-    where = command.workdir, mesh, facts, screen, command.text, chosen
-    return Context(config, *where, preferences, head)
+    return Context(config, command.workdir, mesh, (), screen, command.text, chosen)
 
 
 @contextmanager
@@ -85,17 +72,14 @@ def held(workdir: Path, prepare: Callable[[], None] = lambda: None) -> Generator
 
 
 def start(
-    command: Command,
-    facts: Sequence[Fact],
-    preferences: Preferences | None = None,
-    head: Sequence[Fact] = (),
+    command: Command, facts: Sequence[Fact], preferences: Preferences | None = None, head: Sequence[Fact] = ()
 ) -> None:
     """Run a verb on what was read; raises Interrupted if a training was stopped and saved."""
     config, options, workdir = command.config, command.options, command.workdir
-    context, create = begin(command, facts, preferences, head), creates(command)
+    context = replace(begin(command), facts=facts, preferences=preferences, head=head)
     if config.pretrain.epochs:  # else no row of it is ever made
         check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
-    with held(workdir, lambda: prepare_workdir(workdir, config, create)):
+    with held(workdir, lambda: prepare_workdir(workdir, config, command.creates)):
         if command.verb == "run" and cells(config):
             sweep(context)
         elif command.verb == "selfimprove" and options.train:

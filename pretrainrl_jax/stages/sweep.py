@@ -25,8 +25,7 @@ from pretrainrl_jax.report.page import write_report
 from pretrainrl_jax.report.summary import forgetting
 from pretrainrl_jax.report.sweep import ALL, Row, chosen, differences, save_front, table
 from pretrainrl_jax.report.systems import Systems
-from pretrainrl_jax.stages import anchor
-from pretrainrl_jax.stages.check import check_facts, check_text
+from pretrainrl_jax.stages import anchor, check
 from pretrainrl_jax.stages.context import BASE, Context, finished_stages, say
 from pretrainrl_jax.stages.material import evaluate, mine
 from pretrainrl_jax.stages.pretrain import pretrain
@@ -63,8 +62,8 @@ def sweep(context: Context) -> None:
         if (key := _key(config, FACTS)) not in facts:
             reading = read_facts(config)
             facts[key] = reading.facts, reading.head
-        check_facts(config, facts[key][0])
-        check_text(config)
+        check.facts(config, facts[key][0])
+        check.text(config)
         if config.pretrain.epochs:
             check_batch("pretrain.rows", config.pretrain.rows, context.mesh, config.pretrain.grad_accum_steps)
     made: dict[str, Path] = {}  # by stage and settings, the cell that has it

@@ -169,11 +169,9 @@ class Rounds:
 
     @property
     def more(self) -> bool:
-        """Whether another round follows."""
         return self.number + 1 < len(self._spans)
 
     def turn(self, trees: Sequence[AnswerTree]) -> None:
-        """Go on with the next round."""
         self.number, self.done = self.number + 1, self.end
         span = self._spans[self.number]
         visit = material(self._context).visit(self._context, trees)
@@ -258,7 +256,7 @@ def remine(context: Context, session: Session, begun: Loaded, rounds: Rounds) ->
     adapted = policy.model.shape.lora is not None
     renewed = context.config.objectives[system].reference == "renewed"
     kept = {tree.id for tree in rounds.rows.trees}
-    facts = [fact for fact in context.asked(context.trained) if fact.id in kept]
+    facts = [fact for fact in context.asked if fact.id in kept]
     reference = policy if renewed else policy.plain if adapted else context.load(BASE)
     mined = mine_negatives(context, policy, reference, facts, parts, session.run.stage)
     if not renewed and not adapted:

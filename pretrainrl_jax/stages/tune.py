@@ -11,15 +11,7 @@ from pretrainrl_jax.config import LabelledConfig
 from pretrainrl_jax.decoding.rollouts import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
-from pretrainrl_jax.improvement.grading import measured, metrics_of, sentence
-from pretrainrl_jax.improvement.labels import (
-    SAFE,
-    Labelled,
-    Labels,
-    digest_labels,
-    read_labels,
-    split_labels,
-)
+from pretrainrl_jax.improvement.labels import SAFE, Labelled, Labels, digest_labels, read_labels, split_labels
 from pretrainrl_jax.judging.compose import PARTS
 from pretrainrl_jax.judging.local import encode_plain, last_tokens
 from pretrainrl_jax.judging.prompts import Prompt, judge_prompt, read_prompt
@@ -45,8 +37,6 @@ TOGETHER = 1024  # prompts cut into tokens at a time
 
 @dataclass(frozen=True)
 class Task:
-    """A judge's, or a rewriter's."""
-
     settings: LabelledConfig
     labels: Labels
     tokenizer: Tokenizer
@@ -57,7 +47,6 @@ class Task:
     outcomes: Sequence[str]  # what may come of an output
 
     def encoded(self, examples: Sequence[Labelled]) -> list[tuple[int, ...]]:
-        """The tokens of the prompts about examples."""
         tokens = encode_plain(self.tokenizer, [self.fill(one) for one in examples])
         return [self.tokenizer.start + ids for ids in tokens]
 
@@ -95,9 +84,8 @@ def judge_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Tas
     """Prompts as those of a judge in use: its verdicts are the labels."""
     settings, asked = context.config.tuning.judge, context.config.judge
     prompts = {part: judge_prompt(asked, part) for part in settings.parts}
-    labels = read_labels(
-        settings.data, {part: prompt.verdicts for part, prompt in prompts.items()}, "tuning.judge.data"
-    )
+    verdicts = {part: prompt.verdicts for part, prompt in prompts.items()}
+    labels = read_labels(settings.data, verdicts, "tuning.judge.data")
 
     def fill(example: Labelled) -> str:
         places = example.places
@@ -106,12 +94,12 @@ def judge_task(context: Context, tokenizer: Tokenizer, opened: ExitStack) -> Tas
         return prompts[example.part].fill(**places)
 
     def shows(example: Labelled, number: int) -> str:
-        verdicts = prompts[example.part].verdicts
-        return verdicts[np.random.default_rng([context.config.seed, 2, number]).integers(len(verdicts))]
+        own = verdicts[example.part]
+        return own[np.random.default_rng([context.config.seed, 2, number]).integers(len(own))]
 
     def grade(examples: Sequence[Labelled], outputs: Sequence[Sequence[str]]) -> list[list[grading.Graded]]:
         return [
-            [grading.grade_verdict(example, output, prompts[example.part].verdicts) for output in own]
+            [grading.grade_verdict(example, output, verdicts[example.part]) for output in own]
             for example, own in zip(examples, outputs, strict=True)
         ]
 
@@ -230,7 +218,7 @@ def learn(context: Context, who: str, opened: ExitStack) -> Notes:
                 policy = replace(learner.policy, params=session.params)
                 result = measure_held_out(context, task, policy, held_out)
             turns.measured.append({"batch": turns.batch, "step": session.global_step} | result)
-            session.log(metrics_of(result["groups"]))
+            session.log(grading.metrics_of(result["groups"]))
             context.screen.say(f"{stage}: held out, after step {session.global_step}: {result['told']}")
 
         hooks = [Hook(measure, when=is_to_measure), session.checkpoint]
@@ -336,9 +324,9 @@ def measure_held_out(
     rollouts = write_outputs(context, task, policy, held_out, range(len(held_out)), best=True)
     texts = texts_of(task, rollouts)
     grades = [own[0] for own in task.grade(held_out, texts)]
-    groups = measured(held_out, grades)
+    groups = grading.measured(held_out, grades)
     kept = [
         {"where": one.where, "label": one.label, "output": own[0], "outcome": graded.outcome}
         for one, own, graded in list(zip(held_out, texts, grades, strict=True))[:KEPT]
     ]
-    return {"groups": groups, "told": sentence(groups), "outputs": kept}
+    return {"groups": groups, "told": grading.sentence(groups), "outputs": kept}

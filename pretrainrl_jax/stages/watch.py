@@ -27,13 +27,12 @@ def watch(context: Context, session: Session, begun: Loaded, ended: Callable[[],
     signature of failure that shows beside the first look, at the base model, is said once, with a line
     `signature_NAME`. It changes nothing in training, and is no part of its seconds; parameters of `begun`,
     the policy as it began, are not read. Where the best step is to be chosen, the policy is saved with its
-    score.
+    score, and looked at also once it has `ended`.
 
-    Gives the turn to look again: every so many steps; where a checkpoint is chosen, also once it has `ended`.
     Raises InputError if the best step is to be chosen by text, and there is none.
     """
     settings, run = context.config.evaluate, session.run
-    facts = subsample(context.asked(context.trained), settings.sample, context.config.seed)
+    facts = subsample(context.asked, settings.sample, context.config.seed)
     questions = [(fact, fact.question, "trained") for fact in facts]
     texts = context.texts[: settings.sample]
     if settings.choose == "text_nll" and not texts:

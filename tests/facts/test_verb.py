@@ -98,6 +98,9 @@ def test_refusals(tmp_path: Path) -> None:
     assert "No such file" in complaint(call("facts", f"--facts.path={tmp_path}/none.csv"))
     assert "no such folder" in complaint(call("facts", f"--model.path={tmp_path}/none"))
     assert "check facts.path" in complaint(call("facts", "--facts.path=memory://none/facts.csv"))
+    path = write(tmp_path / "facts.csv", [ROW])
+    said = complaint(call("facts", f"--facts.path={path}", "--workdir", path))
+    assert f"cannot write to --workdir={path}: Not a directory" in said
 
 
 def test_no_jax_is_imported(tmp_path: Path) -> None:

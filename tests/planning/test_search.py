@@ -38,7 +38,7 @@ from pretrainrl_jax.planning.search import (
 )
 from pretrainrl_jax.planning.shapes import KNOWN
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages import search_plan
+from pretrainrl_jax.stages import plan
 from pretrainrl_jax.verbs import VERBS
 
 SHAPE = ModelShape("qwen3", 2048, 256, 2, 4, 2, 128, 512, 1e4, 1e-6, True, "bfloat16")
@@ -221,16 +221,16 @@ def judged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise one
         return SimpleNamespace(figures=one)
 
-    monkeypatch.setattr(search_plan, "plan_of", plan_of)
-    monkeypatch.setattr(search_plan, "found_of", lambda one, made: made._replace(candidate=one))
-    monkeypatch.setattr(search_plan, "case_of", lambda *_: case(STEP))
-    monkeypatch.setattr(search_plan, "material", lambda _: None)
-    monkeypatch.setattr(search_plan, "show", lambda *_: print("the page"))
+    monkeypatch.setattr(plan, "plan_of", plan_of)
+    monkeypatch.setattr(plan, "found_of", lambda one, made: made._replace(candidate=one))
+    monkeypatch.setattr(plan, "case_of", lambda *_: case(STEP))
+    monkeypatch.setattr(plan, "material", lambda _: None)
+    monkeypatch.setattr(plan, "show", lambda *_: print("the page"))
     return results
 
 
 def searched(results: int, as_script: bool = False) -> None:
-    search_plan.search_plan(CONFIG, PLACE, SILENT, None, as_script, results)
+    plan.search_plan(CONFIG, PLACE, SILENT, None, as_script, results)
 
 
 def test_the_table_marks_the_best_and_ends_with_its_flags(
@@ -282,15 +282,15 @@ def test_a_candidate_takes_the_memory_of_one_program_and_the_time_of_all() -> No
     small = replace(STEP, executions=9.0, counted=1e9)
     unknown = replace(MINING, executions=None)
     every = [of(STEP, 6 * GIB, 2.0), of(small, 1 * GIB, 1.0), of(MINING, 8 * GIB, 3.0), of(unknown, 0, 5.0)]
-    assert search_plan.found_of(ANY, every) == (
+    assert plan.found_of(ANY, every) == (
         ANY, 8 * GIB, 0.5, pytest.approx(0.9 * 439), 200 * 2 + 9 * 1 + 10 * 3, 2 * 439, 2.0, ""
     )  # fmt: skip
-    one = search_plan.found_of(ANY, [*every[2:], of(STEP, 20 * GIB, None)])
+    one = plan.found_of(ANY, [*every[2:], of(STEP, 20 * GIB, None)])
     assert (one.peak, one.middle, one.step, one.fits) == (20 * GIB, math.inf, math.inf, False)
 
 
 def test_a_model_that_no_mesh_divides_is_refused(judged: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search_plan, "case_of", lambda *_: case(step(7)))
+    monkeypatch.setattr(plan, "case_of", lambda *_: case(step(7)))
     with pytest.raises(InputError, match=r"no mesh of v5e:2x4 divides both the model and pretrain\.rows"):
         searched(2)
     assert not judged
@@ -328,7 +328,7 @@ def test_a_number_below_one_is_refused() -> None:
 def test_steps_that_are_not_known_cannot_be_compared(
     judged: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search_plan, "case_of", lambda *_: case(MINING, replace(STEP, executions=None)))
+    monkeypatch.setattr(plan, "case_of", lambda *_: case(MINING, replace(STEP, executions=None)))
     with pytest.raises(InputError, match=r"how many steps step takes is not known .*--pretrain\.steps"):
         searched(2)
     assert not judged

@@ -9,6 +9,7 @@ import pytest
 from pretrainrl_jax.command_line import parse
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.stages import start
+from pretrainrl_jax.stages.context import Context
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -20,7 +21,7 @@ class Begun(Exception):
 @pytest.fixture
 def eight_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh: Any = SimpleNamespace(shape={"data": 1, "fsdp": 8, "tensor": 1})
-    monkeypatch.setattr(start, "begin", lambda *_: SimpleNamespace(mesh=mesh))
+    monkeypatch.setattr(start, "begin", lambda command: Context(command.config, Path(), mesh, ()))
 
     def held(*_: Any) -> None:
         raise Begun

@@ -121,7 +121,7 @@ def test_a_run_that_was_stopped_looks_at_the_same_steps(
 
 def test_choosing_by_text_needs_some_held_out():
     config = Config(evaluate=EvaluateConfig(choose="text_nll", every_steps=1))
-    context: Any = SimpleNamespace(config=config, asked=list, trained=(), texts=())
+    context: Any = SimpleNamespace(config=config, asked=(), texts=())
     session: Any = SimpleNamespace(run=None)
     with pytest.raises(InputError, match="is text_nll, and no text is held out: choose by acc"):
         watch(context, session, None, bool)  # type: ignore[arg-type]
