@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model import splash
@@ -19,7 +20,7 @@ from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mas
 from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Part, RMSNorm, layer_class, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.vocabulary import embed
+from pretrainrl_jax.model.vocabulary import check_tokens, embed
 
 Params = Any  # the nested dictionary of parameters
 
@@ -161,8 +162,14 @@ class Model:
         return params["embedding" if self.shape.tied else "head"]
 
     def logits(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking, never for training."""
-        return _logits(self, params, jnp.asarray(tokens, jnp.int32))
+        """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking, never for training.
+
+        Raises InputError for a token that has no row in the embedding, where tokens are not traced.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        if not isinstance(tokens, Tracer):
+            check_tokens(int(tokens.max(initial=0)), self.shape.vocabulary)
+        return _logits(self, params, tokens)
 
 
 @cache

@@ -161,11 +161,17 @@ def _load_hugging_face(
 
 def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: str, merge: bool) -> Loaded:
     folder, step = find(path)
-    description = json.loads((folder / "model.json").read_text())
-    check_format(folder / "model.json", description)
-    shape = from_json(description["shape"])
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        check_format(folder / "model.json", description)
+        shape = from_json(description["shape"])
+        about = Template.from_json(description["template"]), description.get("origin", {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder / 'model.json'} is damaged ({type(error).__name__}: {error}): remove {folder}, and "
+            "`run` or `train` makes it again"
+        ) from None
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
-    about = Template.from_json(description["template"]), description.get("origin", {})
     if adapter := description.get("adapter"):
         lora, base = lora_from_json(adapter), _base(folder, adapter["base"], model)
         model = replace(model, shape=replace(model.shape, lora=lora))

@@ -125,7 +125,7 @@ class ProcessShard:
         return self.source[microstep * size + self.places[at]]
 
     def batches(self, row: int = 0) -> Iterator[Any]:
-        """This process's part of each batch, [microsteps, places, …], from row `first` of `source` on.
+        """This process's part of each batch, [microsteps, places, …], from row `row` of `source` on.
 
         A Grain iterator: rows are read ahead in threads.
         """

@@ -8,6 +8,7 @@ second pass without adapters on every batch, ours once.
 import copy
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,10 @@ def test_their_folder_is_read_with_equal_logits_merged_or_not_and_written_back(
     assert relative_error(wanted, without) > 0.05  # the adapters do something
 
     (tmp_path / "back").mkdir()
+    before = os.umask(0o027)
     write_adapter(tmp_path / "back", loaded.model, loaded.params, str(base))
+    os.umask(before)
+    assert (tmp_path / "back" / WEIGHTS).stat().st_mode & 0o777 == 0o640  # as any file
     import peft
 
     again = peft.PeftModel.from_pretrained(copy.deepcopy(both.policy), tmp_path / "back").eval()
@@ -244,6 +248,9 @@ def test_adapters_of_another_model_are_refused(qwen3, tmp_path):
     tensors = load_file(few / WEIGHTS)
     save_file({name: x for name, x in tensors.items() if ".layers.1." not in name}, few / WEIGHTS)
     with pytest.raises(InputError, match="has no tensor"):
+        load(few)
+    save_file({"other": next(iter(tensors.values()))}, few / WEIGHTS)
+    with pytest.raises(InputError, match="has other that is no adapter of a matrix of it"):
         load(few)
     (few / "adapter_config.json").write_text("[1]")
     with pytest.raises(InputError, match="no JSON object"):

@@ -220,3 +220,4 @@ def test_advantages_are_theirs():
         np.testing.assert_allclose(advantages(list(rewards)), theirs, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(advantages(list(rewards), "dr_grpo"), values - values.mean(), atol=1e-12)
     assert advantages([1.0]) == 0
+    assert not any(advantages([0.1] * 3, form).any() for form in ("grpo", "dr_grpo"))  # whose mean is rounded

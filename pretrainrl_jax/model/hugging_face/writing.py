@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrainrl_jax.atomic import disk_errors, write_json
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
+from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE, save_tensors
 from pretrainrl_jax.model.hugging_face.reading import THREADS, Parameter, Place, copy_matrix, parameters
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
 from pretrainrl_jax.model.partitioning import place_rows
@@ -127,7 +127,6 @@ def write_weights(
     Raises InputError if `shard_size` is no size, OSError if they cannot be written.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
-    from safetensors.numpy import save_file
 
     try:
         split = split_state_dict_into_shards_factory(
@@ -138,16 +137,12 @@ def write_weights(
         )
     except ValueError:
         raise InputError(f"export.shard_size is {shard_size!r}: give a size such as 5GB or 500MB") from None
-    os.umask(umask := os.umask(0))
     for file, names in split.filename_to_tensors.items():
         values = {}
         for name, value in _fetched(tensors, names):
             values[name] = value if is_process_0() else None
             advance(1)
-        if is_process_0():
-            with disk_errors():
-                save_file(values, str(folder / file), metadata={"format": "pt"})
-            (folder / file).chmod(0o666 & ~umask)  # as any other: the library lets the owner alone read
+        save_tensors(folder / file, values)
     if split.is_sharded and is_process_0():
         count = sum(int(np.prod(tensor.parameter.theirs)) for tensor in tensors.values())
         metadata = split.metadata | {"total_parameters": count}
