@@ -37,8 +37,6 @@ class KVCache(NamedTuple):
 
 
 class HiddenStates(NamedTuple):
-    """What the decoder computes of some tokens."""
-
     hidden: jax.Array  # [batch, time, model] in the compute dtype, normalised and ready for the head
     keys: jax.Array  # [layers, batch, time, kv_heads, head] of these tokens
     values: jax.Array  # the same
@@ -62,7 +60,10 @@ class Decoder(Part):
             angles = (rotary_angles(positions, s.head_dim, s.local_rope_theta, None), *angles)
         seen = for_kernel(visible, self.kernel, s, self.layout, cached=bool(caches))
         masks = [*(cache.mask for cache in caches), seen]
-        real = _is_real(visible) if s.experts else None
+        real = None
+        if s.experts:  # which tokens are no padding, bool [batch, time]: those that see themselves
+            is_rows = isinstance(visible, TreeRows)
+            real = visible.tree_id > 0 if is_rows else jnp.diagonal(visible, axis1=1, axis2=2)
         windows, distances = None, []
         if any(s.windows):
             windows = jnp.array([window or EVERYTHING for window in s.windows], jnp.int32)
@@ -79,13 +80,6 @@ class Decoder(Part):
         stored = [(cache.keys, cache.values) for cache in caches]
         x, of_layers = layers(x, (stored, windows), angles, masks, distances, real)
         return RMSNorm(s, ("model",), name="final_norm")(x), of_layers
-
-
-def _is_real(visible: Visible) -> jax.Array:
-    """Which tokens are no padding, bool [batch, time]: those that see themselves."""
-    if isinstance(visible, TreeRows):
-        return visible.tree_id > 0
-    return jnp.diagonal(visible, axis1=1, axis2=2)
 
 
 class Chosen(NamedTuple):
@@ -113,7 +107,6 @@ class Model:
 
     @cached_property
     def layout(self) -> Layout:
-        """Mesh and rules together."""
         return Layout(self.mesh, self.rules)
 
     @cached_property

@@ -210,7 +210,7 @@ def test_prompts_that_share_nothing_see_nothing_before_them():
     asked, seen = trees(90), []
 
     def engine(model, params, batch, earlier):
-        seen.append(earlier and earlier.read.keys.shape[2])
+        seen.append(earlier and earlier.keys.shape[2])
         return score_endings(model, params, batch, jnp.asarray(ENDS), earlier)
 
     score_trees(model, params, asked, row_length=24, rows=4, engine=engine)

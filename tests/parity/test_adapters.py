@@ -29,7 +29,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face.adapters import WEIGHTS, read_adapter, read_config, write_adapter
 from pretrainrl_jax.model.lora import Lora, join, merged, split
-from pretrainrl_jax.model.partitioning import one_device
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import target_logps
 from pretrainrl_jax.objectives.sums import count
@@ -178,7 +178,7 @@ def test_the_gradient_of_the_first_step(qwen3, tmp_path, measured):
     rows, frozen = rows_of(trees), loaded.frozen
 
     def loss(adapters: Any) -> jax.Array:
-        logps = target_logps(loaded.model, join(frozen, adapters), rows)
+        logps, _ = target_logps(loaded.model, join(frozen, adapters), rows)
         return total_loss(logps, rows, BOTH, count(rows), "token")[0]
 
     _, adapters = split(loaded.model.shape.lora, loaded.params)
@@ -191,7 +191,9 @@ def test_the_gradient_of_the_first_step(qwen3, tmp_path, measured):
             if "lora_" in name:
                 weight.copy_(weight.grad)
     of_theirs = read_adapter(
-        saved(trainer.model, base, tmp_path / "gradient"), loaded.model, one_device(loaded.model)
+        saved(trainer.model, base, tmp_path / "gradient"),
+        loaded.model,
+        parameter_shardings(loaded.model, None),
     )
     found, wanted = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (gradients, of_theirs)

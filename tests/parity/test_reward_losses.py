@@ -58,7 +58,7 @@ def rows_of(trees: list[AnswerTree]) -> PackedBatch:
 
 @partial(jax.jit, static_argnums=0)
 def tempered(model: Any, params: Any, rows: PackedBatch) -> jax.Array:
-    return target_logps(model, params, rows, TEMPERATURE)
+    return target_logps(model, params, rows, TEMPERATURE)[0]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def measured_rows(qwen3, groups) -> PackedBatch:
 @partial(jax.jit, static_argnums=0)
 def pulled_back(model: Any, params: Any, rows: PackedBatch, of_logps: jax.Array) -> Any:
     """Gradients of parameters from those of log-probabilities."""
-    return jax.vjp(lambda params: target_logps(model, params, rows, TEMPERATURE), params)[1](of_logps)[0]
+    return jax.vjp(lambda params: target_logps(model, params, rows, TEMPERATURE)[0], params)[1](of_logps)[0]
 
 
 @partial(jax.jit, static_argnums=3)

@@ -312,7 +312,6 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
 
 
 def _written_experts(shape: ModelShape, names: Experts, origin: Json) -> Json:
-    """What config.json says of experts."""
     written: Json = {theirs: getattr(shape, ours) for theirs, ours in EXPERTS.items()}
     written |= {names.count: shape.experts, names.width: shape.d_ff}
     if names.width != "intermediate_size":  # which is of layers without experts, of which there are none

@@ -31,8 +31,6 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file."""
-
     file: Path
     offset: int  # of its first byte
     bytes: int

@@ -36,7 +36,6 @@ class Tensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its size in the file."""
         return int(np.prod(self.parameter.theirs)) * self.dtype.itemsize
 
     def fetch(self) -> np.ndarray:
@@ -60,10 +59,8 @@ class Tensor(NamedTuple):
         """The same where other hosts have parts of it; all processes must ask, in the same order."""
         lies: Any = self.value.sharding
         layout = Layout(lies.mesh)
-        if self.parameter.stacked:
-            return np.asarray(_cut(self.value, np.asarray(self.place, np.int32), layout))
         if self.parameter.axes[0] != "vocabulary":
-            return np.asarray(_everywhere(self.value, layout))
+            return np.asarray(_cut(self.value, np.asarray(self.place, np.int32), layout))
         vocabulary, model, *_ = *lies.spec, None, None
         layout = Layout(lies.mesh, Rules(vocabulary=vocabulary, model=model))
         count, kind = len(self.value), np.dtype(f"uint{8 * self.value.dtype.itemsize}")
@@ -81,9 +78,6 @@ def _cut(x: jax.Array, place: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Arr
     leading, rest = len(place), x.shape[len(place) :]
     begin = (*place, *[jnp.int32(0)] * len(rest))
     return constrain(jax.lax.dynamic_slice(x, begin, (*[1] * leading, *rest)), layout)
-
-
-_everywhere = jax.jit(constrain, static_argnums=1)
 
 
 @partial(jax.jit, static_argnums=2)
