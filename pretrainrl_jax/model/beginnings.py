@@ -92,6 +92,9 @@ def _runs(ranked: Sequence[Sequence[int]]) -> list[_Run]:
             inner = common[run.low : run.high - 1]
             run.length = min(run.length, int(inner.min()))
             cuts = run.low + 1 + np.flatnonzero(inner == inner.min())
+            # Those that are what all begin with, and no more, stand first: others share its last token, too.
+            short = run.low + int((lengths[run.low : run.high] < inner.min()).sum())
+            cuts = cuts if short in (run.low, run.high) else np.array([short])
             parts = pairwise([run.low, *cuts.tolist(), run.high])
             run.parts = [_Run(*part, int(lengths[slice(*part)].min())) for part in parts]
             runs += run.parts
