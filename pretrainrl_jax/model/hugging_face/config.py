@@ -227,12 +227,10 @@ def _experts(path: Path, given: Any, family: Family) -> Json:
 
 
 def _scaling(rope: Json) -> RopeScaling | LinearScaling | None:
-    if rope["rope_type"] == "default":
-        return None
-    if rope["rope_type"] == "linear":
-        return LinearScaling(float(rope["factor"]))
-    factor, low, high, length = (rope[key] for key in SCALING)
-    return RopeScaling(float(factor), float(low), float(high), int(length))
+    if rope["rope_type"] == "llama3":
+        factor, low, high, length = (rope[key] for key in SCALING)
+        return RopeScaling(float(factor), float(low), float(high), int(length))
+    return LinearScaling(float(rope["factor"])) if rope["rope_type"] == "linear" else None
 
 
 def _windows(path: Path, given: Any, family: Family) -> tuple[int, ...]:
