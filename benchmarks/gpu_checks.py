@@ -197,7 +197,8 @@ def check_model(place: Place, sizes: Sizes, rng: np.random.Generator) -> Iterato
         model = Model(replace(shape, dtype=dtype), kernel=kernel)
 
         def of(params: Any) -> Any:
-            return total_loss(target_logps(model, params, batch), batch, PRETRAINRL, count(batch))[0]
+            logps, _ = target_logps(model, params, batch)
+            return total_loss(logps, batch, PRETRAINRL, count(batch))[0]
 
         value, gradient = jax.value_and_grad(of)(params)
         return {"loss": value, "gradient": gradient}

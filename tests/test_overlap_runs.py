@@ -20,7 +20,8 @@ from pretrainrl_jax.improvement.jobs import Jobs
 from pretrainrl_jax.judging import compose
 from pretrainrl_jax.judging.protocol import Case, JudgeError, Scores
 from pretrainrl_jax.stages import selfimprove
-from pretrainrl_jax.training import loading, session
+from pretrainrl_jax.training import session
+from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.training.session import Session
 
 STAGE = "selfimprove/dpo"
@@ -56,19 +57,19 @@ def test_who_samples_what_is_settled_by_the_setting_alone(
     alone: Path, improving: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
 ):
     policies, sampled, numbers = [], [], []
-    sample, learn = loading.sample_rollouts, Session.step
+    sample, learn = Loaded.rollouts, Session.step
 
-    def sampling(model: Any, params: Any, *arguments: Any, **settings: Any) -> Any:
+    def sampling(self: Loaded, *arguments: Any, **settings: Any) -> Any:
         if settings["temperature"]:  # texts that are compared in the end are continued greedily
-            sampled.append(digest(params))
+            sampled.append(digest(self.params))
             numbers.append(settings["numbers"])
-        return sample(model, params, *arguments, **settings)
+        return sample(self, *arguments, **settings)
 
     def learning(self: Session, *arguments: Any) -> Any:
         policies.append(digest(self.state.params))
         return learn(self, *arguments)
 
-    monkeypatch.setattr(loading, "sample_rollouts", sampling)
+    monkeypatch.setattr(Loaded, "rollouts", sampling)
     monkeypatch.setattr(Session, "step", learning)
     ran = one_system(improving, tmp_path / "run", alone, *AHEAD[:1], f"--selfimprove.staleness={ahead}")
     assert ran.code == 0, ran.err

@@ -145,7 +145,7 @@ KILLED = """
 import os, signal, sys
 from pretrainrl_jax.training import loading
 
-sample, calls = loading.sample_rollouts, []
+sample, calls = loading.Loaded.rollouts, []
 
 def dying(*arguments, **settings):
     calls.append(1)
@@ -155,7 +155,7 @@ def dying(*arguments, **settings):
         settings["advance"] = die
     return sample(*arguments, **settings)
 
-loading.sample_rollouts = dying
+loading.Loaded.rollouts = dying
 from pretrainrl_jax.main import main
 
 sys.exit(main(sys.argv[1:]))

@@ -62,7 +62,6 @@ def answer_text(tokenizer: Tokenizer, tokens: Sequence[int]) -> str:
 
 
 def read_answer(tokenizer: Tokenizer, beam: Decoded) -> Answer:
-    """The answer a beam spells."""
     text = answer_text(tokenizer, beam.tokens)
     if not beam.finished:
         return Answer(text, beam.tokens, beam.logp, False, beam.token_logps, beam.logp)
@@ -72,7 +71,6 @@ def read_answer(tokenizer: Tokenizer, beam: Decoded) -> Answer:
 
 
 def read_sample(tokenizer: Tokenizer, drawn: Decoded) -> Sample:
-    """The text that a sample spells."""
     *fields, _ = vars(drawn).values()
     return Sample(tokenizer.decode(drawn.tokens), *fields)
 

@@ -117,7 +117,6 @@ def beam_search(
     choose = maybe_shard_map(model.layout, of_shard, in_specs, STATE_SPECS)
 
     def begin(asked: Asked) -> Searched:
-        """Read the prompts, and choose the first tokens."""
         before = earlier and earlier._replace(of_rows=asked.of_rows)
         prompt, last, read = prefill(model, params, asked.prompts, asked.lengths, beams, before)
         state = _nothing_said(asked, beams, max_new_tokens, constrained=constraint is not None)
@@ -125,7 +124,9 @@ def beam_search(
         return Searched(state, empty_cache(model, prompt, max_new_tokens, own=False), prompt, read)
 
     def goes_on(searched: Searched) -> jax.Array:
-        return can_improve(searched.state) & (searched.state.step < max_new_tokens)
+        """Whether a live beam of the question can still beat its worst answer, bool [batch]."""
+        live, ended, at = searched.state.live.logps, searched.state.ended.logps, searched.state.step
+        return (live.max(-1) > ended.min(-1)) & (at < max_new_tokens)
 
     def step(searched: Searched) -> Searched:
         state, cache, prompt, read = searched
@@ -154,11 +155,6 @@ def _nothing_said(asked: Asked, beams: int, max_new_tokens: int, *, constrained:
     starts = jnp.zeros(rows, jnp.int32) if asked.starts is None else asked.starts
     allowed = jnp.broadcast_to(starts[:, None], (rows, beams)) if constrained else None
     return BeamState(jnp.zeros(rows, jnp.int32), live, ended, blank, allowed)
-
-
-def can_improve(state: BeamState) -> jax.Array:
-    """Whether a live beam of the question can still beat its worst answer, bool [batch]."""
-    return state.live.logps.max(-1) > state.ended.logps.min(-1)
 
 
 def _choose(
@@ -196,7 +192,7 @@ def _choose(
     last = jnp.where(now, (top.ending - top.normaliser)[..., None], live.token_logps)
     ending = jnp.where(ending >= threshold, ending, NEG_INF)
     ending = live._replace(logps=ending, token_logps=last, ending_logps=top.endings - top.normaliser)
-    competing = _concatenate(state.ended, ending)
+    competing = jax.tree.map(lambda *x: jnp.concatenate(x, 1), state.ended, ending)
     return BeamState(
         state.step + 1,
         extended,
@@ -224,17 +220,13 @@ def _extensions(top: Best, offset: jax.Array, beams: int) -> tuple[jax.Array, ..
     return logps, token, token_logp, jnp.minimum(source, sources - 1)
 
 
-def _concatenate(*hypotheses: Hypotheses) -> Hypotheses:
-    return jax.tree.map(lambda *x: jnp.concatenate(x, 1), *hypotheses)
-
-
 def finalize(state: BeamState) -> DecodedBatch:
     """Answers first; live beams fill the places that are left."""
     ended = state.ended.logps > NEG_INF
     count = ended.sum(-1, keepdims=True)
     place = jnp.arange(ended.shape[1])[None]
     index = jnp.where(place < count, place, ended.shape[1] + place - count)
-    best = gather_beams(_concatenate(state.ended, state.live), index)
-    logps, tokens, token_logps, lengths, ending_logps = best
+    both = jax.tree.map(lambda *x: jnp.concatenate(x, 1), state.ended, state.live)
+    logps, tokens, token_logps, lengths, ending_logps = gather_beams(both, index)
     finished = place < count
     return DecodedBatch(tokens, lengths, finished, logps, logps, token_logps, token_logps, ending_logps)

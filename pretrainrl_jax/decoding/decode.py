@@ -56,7 +56,7 @@ def decode(
     """
     _refuse_none(beams=beams, max_new_tokens=max_new_tokens, batch=batch)
     batch = round_up_rows(model.mesh, batch)
-    ends, allowed = (_replicated(x, model) for x in (terminators, constraint))
+    ends, allowed = replicate((terminators, constraint), model.mesh)
     search = partial(beam_search, beams=beams, max_new_tokens=max_new_tokens, batch=batch, constraint=allowed)
 
     def begin(own: Sequence[jax.Array], starts: jax.Array, earlier: Before | None) -> DecodedBatch:
@@ -101,11 +101,11 @@ def sample_batch(
     """
     _refuse_none(samples=samples, max_new_tokens=max_new_tokens, batch=batch)
     _check_chance(temperature, top_p, top_k, seed)
-    ends, placed_seed = (_replicated(x, model) for x in (terminators, np.uint32(seed)))
+    ends, placed_seed = replicate((terminators, np.uint32(seed)), model.mesh)
     top_k = min(top_k, model.shape.vocabulary)
     filters = {"temperature": np.float32(temperature), "top_p": np.float32(top_p), "top_k": np.int32(top_k)}
     sizes: Any = {"samples": samples, "max_new_tokens": max_new_tokens}
-    draw = partial(sample, **sizes, **_replicated(filters, model))
+    draw = partial(sample, **sizes, **replicate(filters, model.mesh))
 
     def begin(own: Sequence[jax.Array], numbers: jax.Array, earlier: Before | None) -> DecodedBatch:
         return draw(model, params, *own, ends, prompt_keys(placed_seed, numbers), earlier=earlier)
@@ -113,10 +113,6 @@ def sample_batch(
     numbers = range(len(prompts)) if numbers is None else numbers
     batch = round_up_rows(model.mesh, batch)
     return _in_batches(model, params, prompts, numbers, batch, batch, begin, advance, shortest)
-
-
-def _replicated(tree: Any, model: Model) -> Any:
-    return jax.tree.map(lambda x: replicate(np.asarray(x), model.mesh), tree)
 
 
 def _refuse_none(**counts: int) -> None:

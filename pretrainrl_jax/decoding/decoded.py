@@ -39,6 +39,13 @@ class Decoded:
     ending_logp: float = 0.0  # of all terminators together where a beam ended; 0 unfinished, and of samples
 
 
+class Rollout(NamedTuple):
+    """Tokens as they were sampled, an EOS that ended them included."""
+
+    tokens: tuple[int, ...]  # one at least
+    logps: tuple[float, ...]  # of each under the model as it is, neither tempered nor truncated, nats
+
+
 def read_decoded(batch: DecodedBatch, rows: Sequence[int]) -> list[list[Decoded]]:
     """Of these rows the branches, without places that no beam fills."""
     batch = jax.device_get(batch)

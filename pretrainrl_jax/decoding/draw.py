@@ -39,7 +39,6 @@ def _cumulated(masses: jax.Array) -> Exact:
     before = [(0, 0)] * (masses.ndim - 1) + [(size, 0)]
 
     def double(i: jax.Array, sums: Exact) -> Exact:
-        """Sums over twice as many places."""
         padded = (jnp.pad(term, before) for term in sums)
         earlier = (jax.lax.dynamic_slice_in_dim(term, size - (1 << i), size, -1) for term in padded)
         return _add(sums, Exact(*earlier))

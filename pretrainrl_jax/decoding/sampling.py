@@ -29,8 +29,7 @@ MIN_TEMPERATURE = 1e-30  # a temperature above 0 but below this one counts as th
 
 class SampleState(NamedTuple):
     step: jax.Array  # tokens drawn for every sample
-    done: jax.Array  # bool [batch, samples]
-    finished: jax.Array  # bool [batch, samples], by a terminator
+    done: jax.Array  # bool [batch, samples]; of rows of no tokens from the beginning
     hidden: jax.Array  # [batch, samples, model], which predicts the next tokens
     cache: KeysValues
     tokens: jax.Array  # [batch, samples, max_new_tokens]
@@ -158,12 +157,16 @@ def sample(
         return (state.step < max_new_tokens) & ~state.done.all()
 
     def step(state: SampleState) -> SampleState:
-        """Draw each sample's next token, and read it."""
         logits = all_logits(state.hidden, head, model.layout)
         step_keys = jax.vmap(jax.vmap(partial(jax.random.fold_in, data=state.step)))(sample_keys)
         number = uniform(step_keys)
+
+        def plain() -> Drawn:
+            token, logp = inverse_cdf(logits, number, model.layout)
+            return token, logp, logp
+
         filtered = partial(_draw_filtered, logits, number, *filters, model.layout)
-        drawn: Drawn = jax.lax.cond(off, partial(_draw_plain, logits, number, model.layout), filtered)
+        drawn: Drawn = jax.lax.cond(off, plain, filtered)
         hidden, cache = extend(model, params, drawn[0], state.step, read, prompt, state.cache)
         return _written(state, drawn, terminators[drawn[0]])._replace(hidden=hidden, cache=cache)
 
@@ -171,7 +174,8 @@ def sample(
     state = jax.lax.while_loop(should_continue, step, _begin(last, lengths, samples, max_new_tokens, cache))
     of_tokens = state.token_logps, state.behaviour_token_logps
     sums = of_tokens[0].sum(-1), of_tokens[1].sum(-1)
-    drawn = DecodedBatch(state.tokens, state.lengths, state.finished, *sums, *of_tokens)
+    finished = state.done & (lengths > 0)[:, None]
+    drawn = DecodedBatch(state.tokens, state.lengths, finished, *sums, *of_tokens)
     return jax.tree.map(lambda x: constrain(x, model.layout), drawn)
 
 
@@ -183,7 +187,6 @@ def _begin(
     return SampleState(
         step=jnp.int32(0),
         done=none | (lengths == 0)[:, None],
-        finished=none,
         hidden=jnp.broadcast_to(last, (len(last), samples, last.shape[-1])),
         cache=cache,
         tokens=blank.astype(jnp.int32),
@@ -195,11 +198,6 @@ def _begin(
 
 # What is drawn: tokens, their log-probabilities by the model as it is, and those that they were drawn by.
 Drawn = tuple[jax.Array, jax.Array, jax.Array]
-
-
-def _draw_plain(logits: jax.Array, number: Exact, layout: Layout) -> Drawn:
-    token, logp = inverse_cdf(logits, number, layout)
-    return token, logp, logp
 
 
 def _draw_filtered(
@@ -228,7 +226,6 @@ def _written(state: SampleState, drawn: Drawn, ends: jax.Array) -> SampleState:
     return state._replace(
         step=at + 1,
         done=state.done | ends,
-        finished=state.finished | (live & ends),
         tokens=state.tokens.at[:, :, at].set(jnp.where(kept, token, 0)),
         lengths=state.lengths + kept,
         token_logps=state.token_logps.at[:, :, at].set(jnp.where(live, logp, 0)),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.decoding.decoded import Rollout
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.documents.stream import Stream
 from pretrainrl_jax.improvement.metrics import Judged

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pretrainrl_jax.config import MethodConfig
-from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.decoding.decoded import Rollout
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.judging.protocol import Kind, RewriteCase

@@ -1,6 +1,5 @@
 """What mined data were made with, so that training never pairs them with another model or other facts."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.model.checksums import checksums
+from pretrainrl_jax.model.checksums import checksums, short_digest
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.trees.templates import Template
@@ -83,9 +82,3 @@ def probe_difference(mined: Mapping[str, Sequence[float]], now: Mapping[str, Seq
         return math.inf
     apart = [abs(a - b) for k in now for a, b in zip(mined[k], now[k], strict=True)]
     return float(np.max(apart, initial=0.0))  # NaN stays NaN
-
-
-def short_digest(value: Any) -> str:
-    """A digest of a JSON value."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -134,7 +134,6 @@ def rejected(tree: AnswerTree) -> list[Branch]:
 
 
 def _paired(facts: Sequence[Fact], trees: Sequence[AnswerTree]) -> list[tuple[Fact, list[Branch]]]:
-    """The fact and the negatives of each tree."""
     by_id = {fact.id: fact for fact in facts}
     return [(by_id[tree.id], rejected(tree)) for tree in trees]
 

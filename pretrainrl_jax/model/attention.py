@@ -28,11 +28,6 @@ class TreeRows:
     # Tokens of a branch, at most; None: of a row.
     longest: int | None = struct.field(pytree_node=False, default=None)
 
-    @property
-    def mask(self) -> jax.Array:
-        """bool [rows, time, time]."""
-        return tree_mask(self.tree_id, self.branch_id)
-
 
 Visible = jax.Array | TreeRows  # a mask, bool [batch, time, time], is the other way to say it
 
@@ -64,7 +59,7 @@ def for_kernel(
     if not isinstance(visible, TreeRows):
         return visible
     takes = kernel == "splash" and can_use_splash(visible, shape, layout, cached=cached)
-    return visible if takes else visible.mask
+    return visible if takes else tree_mask(visible.tree_id, visible.branch_id)
 
 
 def attend(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,9 @@ def _runs(ranked: Sequence[Sequence[int]]) -> list[_Run]:
             inner = common[run.low : run.high - 1]
             run.length = min(run.length, int(inner.min()))
             cuts = run.low + 1 + np.flatnonzero(inner == inner.min())
+            # Those that are what all begin with, and no more, stand first: others share its last token, too.
+            short = run.low + int((lengths[run.low : run.high] < inner.min()).sum())
+            cuts = cuts if short in (run.low, run.high) else np.array([short])
             parts = pairwise([run.low, *cuts.tolist(), run.high])
             run.parts = [_Run(*part, int(lengths[slice(*part)].min())) for part in parts]
             runs += run.parts
@@ -126,19 +129,16 @@ def _fitting(runs: Sequence[_Run]) -> list[_Run]:
     return kept
 
 
-class Read(NamedTuple):
-    """Beginnings that were read. On a mesh every device has all of them, cut by heads alone."""
+class Before(NamedTuple):
+    """What stands before rows of sequences: of each row one beginning, with which all of it goes on.
+
+    On a mesh every device has all beginnings, cut by heads alone.
+    """
 
     keys: jax.Array  # [layers, beginnings, time, kv_heads, head], padded on the right
     values: jax.Array  # the same
     lengths: jax.Array  # int32 [beginnings]
-
-
-class Before(NamedTuple):
-    """What stands before rows of sequences: of each row one beginning, with which all of it goes on."""
-
-    read: Read
-    of_rows: jax.Array  # int32 [rows]
+    of_rows: Any = None  # int32 [rows]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Beginnings:
     """What sequences begin with, read; those of like length together."""
 
     shared: Shared
-    read: dict[int, Read]  # by the length that they are padded to
+    read: dict[int, Before]  # by the length that they are padded to
     places: list[int]  # of each beginning, among those of its length
     mesh: Mesh | None
 
@@ -161,7 +161,7 @@ class Beginnings:
             return None
         (size,) = sizes
         of_rows = [0 if index is None else self.places[self.shared.of[index]] for index in rows]
-        return Before(self.read[size], place_rows(np.array(of_rows, np.int32), self.mesh))
+        return self.read[size]._replace(of_rows=place_rows(np.array(of_rows, np.int32), self.mesh))
 
 
 def read_beginnings(
@@ -175,7 +175,7 @@ def read_beginnings(
         alike = of_size.setdefault(few_sizes(len(beginning), SHORTEST), [])
         places.append(len(alike))
         alike.append(beginning)
-    read: dict[int, Read] = {}
+    read: dict[int, Before] = {}
     for size, alike in of_size.items():
         count = max(FEWEST, 1 << (len(alike) - 1).bit_length())
         tokens = np.zeros((round_up_rows(model.mesh, count), size), np.int32)
@@ -188,7 +188,7 @@ def read_beginnings(
 
 
 @partial(jax.jit, static_argnames=("model", "decoding"))
-def _read(model: Model, params: Params, tokens: jax.Array, lengths: jax.Array, *, decoding: bool) -> Read:
+def _read(model: Model, params: Params, tokens: jax.Array, lengths: jax.Array, *, decoding: bool) -> Before:
     if decoding:
         model, params = for_decoding(model, params)
     time = tokens.shape[1]
@@ -196,15 +196,14 @@ def _read(model: Model, params: Params, tokens: jax.Array, lengths: jax.Array, *
     read = model.hidden(params, tokens, positions, causal_mask(lengths, time))
     axes = ("layers", None, None, "kv_heads", "head")
     keys, values = (constrain(x, model.layout, *axes) for x in (read.keys, read.values))
-    return Read(keys, values, constrain(lengths, model.layout))
+    return Before(keys, values, constrain(lengths, model.layout))
 
 
 def cache_before(model: Model, earlier: Before, time: int) -> tuple[KVCache, jax.Array]:
     """The cache that rows of so many tokens see beside one another, and its tokens, int32 [rows]."""
-    read, rows = earlier
-    axes = ("layers", "rows", None, "kv_heads", "head")
-    keys, values = (constrain(x[:, rows], model.layout, *axes) for x in (read.keys, read.values))
-    lengths = read.lengths[rows]
+    rows, axes = earlier.of_rows, ("layers", "rows", None, "kv_heads", "head")
+    keys, values = (constrain(x[:, rows], model.layout, *axes) for x in (earlier.keys, earlier.values))
+    lengths = earlier.lengths[rows]
     places = jnp.arange(keys.shape[2])
     seen = jnp.broadcast_to((places < lengths[:, None])[:, None], (len(rows), time, len(places)))
     return KVCache(keys, values, seen, jnp.broadcast_to(places, (len(rows), len(places)))), lengths

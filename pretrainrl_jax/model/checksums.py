@@ -33,7 +33,12 @@ def digest(params: Params, *beside: Any) -> str:
 
     `beside`: JSON values that it depends on, too.
     """
-    text = json.dumps([checksums(params), *beside], sort_keys=True)
+    return short_digest([checksums(params), *beside])
+
+
+def short_digest(value: Any) -> str:
+    """A digest of a JSON value."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

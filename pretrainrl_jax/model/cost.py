@@ -16,7 +16,6 @@ class Parameters(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Of the decoder, with its adapters."""
         return sum(self)
 
     @property
@@ -35,7 +34,6 @@ class Flops(NamedTuple):
 
     @property
     def total(self) -> float:
-        """Of the forward pass."""
         return sum(self)
 
     @property

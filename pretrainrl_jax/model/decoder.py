@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.sharding import Mesh
 
 from pretrainrl_jax.model import splash
@@ -19,7 +20,7 @@ from pretrainrl_jax.model.attention import Kernel, TreeRows, Visible, causal_mas
 from pretrainrl_jax.model.layers import EVERYTHING, Auxiliary, KeysValues, Part, RMSNorm, layer_class, weight
 from pretrainrl_jax.model.mesh import Layout, Rules
 from pretrainrl_jax.model.shape import ModelShape
-from pretrainrl_jax.model.vocabulary import embed
+from pretrainrl_jax.model.vocabulary import check_tokens, embed
 
 Params = Any  # the nested dictionary of parameters
 
@@ -36,8 +37,6 @@ class KVCache(NamedTuple):
 
 
 class HiddenStates(NamedTuple):
-    """What the decoder computes of some tokens."""
-
     hidden: jax.Array  # [batch, time, model] in the compute dtype, normalised and ready for the head
     keys: jax.Array  # [layers, batch, time, kv_heads, head] of these tokens
     values: jax.Array  # the same
@@ -61,7 +60,10 @@ class Decoder(Part):
             angles = (rotary_angles(positions, s.head_dim, s.local_rope_theta, None), *angles)
         seen = for_kernel(visible, self.kernel, s, self.layout, cached=bool(caches))
         masks = [*(cache.mask for cache in caches), seen]
-        real = _is_real(visible) if s.experts else None
+        real = None
+        if s.experts:  # which tokens are no padding, bool [batch, time]: those that see themselves
+            is_rows = isinstance(visible, TreeRows)
+            real = visible.tree_id > 0 if is_rows else jnp.diagonal(visible, axis1=1, axis2=2)
         windows, distances = None, []
         if any(s.windows):
             windows = jnp.array([window or EVERYTHING for window in s.windows], jnp.int32)
@@ -78,13 +80,6 @@ class Decoder(Part):
         stored = [(cache.keys, cache.values) for cache in caches]
         x, of_layers = layers(x, (stored, windows), angles, masks, distances, real)
         return RMSNorm(s, ("model",), name="final_norm")(x), of_layers
-
-
-def _is_real(visible: Visible) -> jax.Array:
-    """Which tokens are no padding, bool [batch, time]: those that see themselves."""
-    if isinstance(visible, TreeRows):
-        return visible.tree_id > 0
-    return jnp.diagonal(visible, axis1=1, axis2=2)
 
 
 class Chosen(NamedTuple):
@@ -112,7 +107,6 @@ class Model:
 
     @cached_property
     def layout(self) -> Layout:
-        """Mesh and rules together."""
         return Layout(self.mesh, self.rules)
 
     @cached_property
@@ -161,8 +155,14 @@ class Model:
         return params["embedding" if self.shape.tied else "head"]
 
     def logits(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking, never for training."""
-        return _logits(self, params, jnp.asarray(tokens, jnp.int32))
+        """Logits of plain sequences, float32 [batch, time, vocabulary]: for looking, never for training.
+
+        Raises InputError for a token that has no row in the embedding, where tokens are not traced.
+        """
+        tokens = jnp.asarray(tokens, jnp.int32)
+        if not isinstance(tokens, Tracer):
+            check_tokens(int(tokens.max(initial=0)), self.shape.vocabulary)
+        return _logits(self, params, tokens)
 
 
 @cache

@@ -24,8 +24,6 @@ LANES = 128
 
 
 class Routed(NamedTuple):
-    """What a router says of tokens."""
-
     experts: jax.Array  # int32 [rows, time, experts a token]: the most probable ones
     weights: jax.Array  # float32, the same shape: what their outputs are multiplied by
     probabilities: jax.Array  # float32 [rows, time, experts]
@@ -39,12 +37,9 @@ class Matrix(NamedTuple):
     b: Any = None  # [experts, rank, outputs]
 
 
-class Matrices(NamedTuple):
-    """A gated MLP for each expert."""
-
-    gate: Matrix  # from model to mlp
-    up: Matrix  # the same
-    down: Matrix  # and back
+# Of a gated MLP for each expert, by name: the axes from which and to which each matrix leads.
+SIDES = {"gate": ("model", "mlp"), "up": ("model", "mlp"), "down": ("mlp", "model")}
+Matrices = dict[str, Matrix]
 
 
 class Axes(NamedTuple):
@@ -114,8 +109,7 @@ def mix_experts(
         a, b = (layout.spec("experts", takes, "rank"), layout.spec("experts", "rank", gives))
         return Matrix(layout.spec("experts", takes, gives), a if low else None, b if low else None)
 
-    gate, up = (specs(matrix, "model", "mlp") for matrix in (matrices.gate, matrices.up))
-    of_matrices = Matrices(gate, up, specs(matrices.down, "mlp", "model"))
+    of_matrices = {name: specs(matrix, *SIDES[name]) for name, matrix in matrices.items()}
     mix = layout.on_each_device(of_device, (rows, rows, rows, of_matrices), rows)
     return mix(x, routed.experts, routed.weights, matrices)
 
@@ -136,7 +130,7 @@ def _of_device(
         gather = partial(jax.lax.all_gather, axis_name=axes.experts, axis=0, tiled=True)
         x, experts, weights = gather(x), gather(experts), gather(weights)
     rows, time, model = x.shape
-    per_token, own = experts.shape[-1], matrices.gate.weight.shape[0]
+    per_token, own = experts.shape[-1], matrices["gate"].weight.shape[0]
     first = jax.lax.axis_index(axes.experts) * own if axes.experts else 0
     expert = experts.reshape(-1) - first  # [choices], of which each token has `per_token`, one after another
     expert = jnp.where((expert >= 0) & (expert < own), expert, own)  # those of other devices come last
@@ -147,7 +141,7 @@ def _of_device(
 
     # What a grouped product makes of the rows after its groups, forward or backward, is not said: 0 goes on.
     def product(x: jax.Array, name: str) -> jax.Array:
-        matrix, model_axis = getattr(matrices, name), 2 if name == "down" else 1
+        matrix, model_axis = matrices[name], 2 if name == "down" else 1
         y = _grouped(x, matrix, sizes, scale, axes, model_axis, platform)
         return checkpoint_name(jnp.where(here, y, 0), name)
 

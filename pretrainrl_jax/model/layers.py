@@ -15,7 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from pretrainrl_jax.config.declare import Policy
 from pretrainrl_jax.model.attention import Kernel, Visible, attend, rotate, rotates_by_product
-from pretrainrl_jax.model.experts import Matrices, Matrix, load, mix_experts, route
+from pretrainrl_jax.model.experts import SIDES, Matrix, load, mix_experts, route
 from pretrainrl_jax.model.lora import A, B
 from pretrainrl_jax.model.mesh import Layout, constrain
 from pretrainrl_jax.model.shape import ModelShape
@@ -153,8 +153,6 @@ class Attention(Part):
 
 
 class MLP(Part):
-    """The gated feed-forward network."""
-
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
         bias = self.shape.mlp_bias
@@ -164,8 +162,6 @@ class MLP(Part):
 
 
 class Mixture(Part):
-    """A mixture of gated feed-forward networks."""
-
     @nn.compact
     def __call__(self, x: jax.Array, real: jax.Array | None) -> tuple[jax.Array, Auxiliary]:
         """`real` bool [batch, time] is False on padding, which is no load of an expert."""
@@ -182,8 +178,7 @@ class Mixture(Part):
             low = _adapter(self, name, (takes,), (gives,), inner, of_each=("experts",))
             return Matrix(kernel, *(side.astype(x.dtype) for side in low))
 
-        gate, up = (of_experts(name, "model", "mlp") for name in ("gate", "up"))
-        matrices = Matrices(gate, up, of_experts("down", "mlp", "model"))
+        matrices = {name: of_experts(name, *sides) for name, sides in SIDES.items()}
         scale, activation = lora.scale if lora else 1.0, ACTIVATIONS[s.traits.activation]
         return mix_experts(x, routed, matrices, activation, self.layout, scale), load(routed, real)
 

@@ -5,8 +5,7 @@ it was; without its adapters it is that at any time, which is how the reference 
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,7 +34,6 @@ class Lora:
 
 
 def lora_of(settings: LoraConfig) -> Lora | None:
-    """The adapters that settings ask for."""
     s = settings
     return Lora(s.rank, s.alpha, s.matrices, s.rank_stabilised) if s.rank else None
 
@@ -74,13 +72,3 @@ def merged(lora: Lora, params: Any) -> Any:
                 of_each = jax.vmap(of_each)
             frozen[*above, name] = kernel + lora.scale * of_each(a, b)
     return flax.traverse_util.unflatten_dict(frozen)
-
-
-def lora_to_json(lora: Lora) -> dict[str, Any]:
-    """A plain dictionary that `lora_from_json` reads back."""
-    return asdict(lora) | {"targets": list(lora.targets)}
-
-
-def lora_from_json(values: Mapping[str, Any]) -> Lora:
-    """The adapters that `lora_to_json` described."""
-    return Lora(values["rank"], values["alpha"], tuple(values["targets"]), values["rank_stabilised"])

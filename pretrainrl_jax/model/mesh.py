@@ -63,7 +63,6 @@ class Layout:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether there is more than one device to share work."""
         return self.mesh is not None and self.mesh.size > 1
 
     @property
@@ -76,7 +75,6 @@ class Layout:
         return PartitionSpec(*(getattr(self.rules, axis) if axis else None for axis in axes))
 
     def sharding(self, *axes: str | None) -> NamedSharding:
-        """The same on the devices."""
         assert self.mesh is not None
         return NamedSharding(self.mesh, self.spec(*axes))
 
@@ -151,7 +149,6 @@ def check_batch(name: str, rows: int, mesh: Mesh, microsteps: int = 1) -> None:
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
@@ -171,7 +168,6 @@ def row_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 

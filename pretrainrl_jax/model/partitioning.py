@@ -16,20 +16,18 @@ from pretrainrl_jax.model.mesh import Layout, check_model, replicated, row_shard
 Batch = TypeVar("Batch")
 
 
-def parameter_shardings(model: Model, mesh: Mesh) -> Any:
-    """A NamedSharding for each parameter, from its logical axes and the model's rules.
+def parameter_shardings(model: Model, mesh: Mesh | None) -> Any:
+    """A sharding for each parameter, from its logical axes and the model's rules.
 
-    Raises InputError if the mesh does not divide what it cuts.
+    Without a mesh it is the first device of this process. Raises InputError if the mesh does not divide what
+    it cuts.
     """
+    if mesh is None:
+        one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda _: one, nn.unbox(model.abstract()))
     check_model(model.shape, mesh, model.rules)
     layout = Layout(mesh, model.rules)
     return jax.tree.map(lambda axes: layout.sharding(*axes), nn.get_partition_spec(model.abstract()))
-
-
-def one_device(model: Model) -> Any:
-    """The same device for each parameter, the first one of this process."""
-    one = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(lambda _: one, nn.unbox(model.abstract()))
 
 
 def place(x: Any, sharding: NamedSharding) -> jax.Array:
@@ -83,9 +81,10 @@ def place_local_rows(batch: Batch, mesh: Mesh, own: tuple[int, ...], rows: int) 
     return jax.tree.map(placed, batch)
 
 
-def replicate(x: Any, mesh: Mesh | None) -> jax.Array:
-    """An array that every device is to have whole."""
-    return jax.device_put(np.asarray(x)) if mesh is None else place(x, replicated(mesh))
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """Arrays that every device is to have whole."""
+    tree = jax.tree.map(np.asarray, tree)
+    return jax.device_put(tree) if mesh is None else jax.tree.map(lambda x: place(x, replicated(mesh)), tree)
 
 
 def results(begun: Iterable[tuple[Any, Any]], what: str) -> Iterator[tuple[Any, Any]]:

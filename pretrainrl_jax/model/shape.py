@@ -72,7 +72,6 @@ class ModelShape:
 
     @property
     def traits(self) -> Family:
-        """What the family does differently."""
         return FAMILIES[self.family]
 
     @property

@@ -20,8 +20,10 @@ def advantages(rewards: Sequence[float], form: str = "grpo") -> np.ndarray:
     A group of one, or of equal rewards, has advantages of 0.
     """
     values = np.asarray(rewards, np.float64)
+    if values.min() == values.max():  # whose mean may be rounded
+        return np.zeros(len(values))
     centred = values - values.mean()
-    if form == "dr_grpo" or len(values) < 2:
+    if form == "dr_grpo":
         return centred
     return centred / (values.std(ddof=1) + SPREAD)
 

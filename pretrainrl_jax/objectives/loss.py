@@ -11,8 +11,7 @@ from pretrainrl_jax.objectives.anchor import anchor
 from pretrainrl_jax.objectives.dpo import dpo
 from pretrainrl_jax.objectives.grpo import grpo
 from pretrainrl_jax.objectives.ntp import ntp
-from pretrainrl_jax.objectives.sampler import sampler
-from pretrainrl_jax.objectives.sums import Counts, ratio, score
+from pretrainrl_jax.objectives.sums import Counts, Scored, ratio, score
 from pretrainrl_jax.trees.anchors import AnchorBatch
 from pretrainrl_jax.trees.batch import CHOSEN, PackedBatch
 
@@ -74,3 +73,22 @@ def temperature(coefficients: Coefficients) -> jax.Array | float | None:
 def asks(coefficients: Coefficients) -> bool:
     """Whether a term reads the prefixes' own log-probabilities."""
     return "question" in coefficients.get("ntp", {})
+
+
+def sampler(
+    scored: Scored, batch: PackedBatch, coefficients: Mapping[str, jax.Array], counts: Counts
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """|log p of the trainer − log p as it was sampled| of every token whose `behaviour_logp` is known.
+
+    On the parameters that sampled them the two are one number computed in two ways: by decoding with a cache,
+    and by one pass over packed rows. Gives 0, and in nats `logp_gap_total` and `logp_gap_max` over the rows'
+    tokens, which are `logp_gap_tokens`; 0 where there are none.
+    """
+    known = jnp.isfinite(batch.behaviour_logp) & (batch.source_index >= 0)
+    gap = jnp.abs(scored.logps - jnp.where(known, batch.behaviour_logp, scored.logps))
+    gap = jax.lax.stop_gradient(gap)
+    return jnp.float32(0), {
+        "logp_gap_total": gap.sum(),
+        "logp_gap_max": gap.max(),
+        "logp_gap_tokens": known.sum().astype(jnp.float32),
+    }

@@ -51,22 +51,11 @@ def target_logps(
     batch: PackedBatch,
     temperature: jax.Array | float | None = None,
     earlier: Before | None = None,
-) -> jax.Array:
+) -> tuple[jax.Array, Auxiliary]:
     """Log-probability of every target of packed rows, float32 [rows, targets]; 0 on padding.
 
-    A temperature, above 0, divides every logit.
+    A temperature, above 0, divides every logit. The second is what layers report (`HiddenStates.auxiliary`).
     """
-    return target_logps_and_auxiliary(model, params, batch, temperature, earlier)[0]
-
-
-def target_logps_and_auxiliary(
-    model: Model,
-    params: Params,
-    batch: PackedBatch,
-    temperature: jax.Array | float | None = None,
-    earlier: Before | None = None,
-) -> tuple[jax.Array, Auxiliary]:
-    """The same, and what the layers report of themselves (`HiddenStates.auxiliary`)."""
     states = source_states(model, params, batch, earlier)
     hidden = states.hidden if temperature is None else _divided(states.hidden, temperature)
     head = model.head(params).astype(hidden.dtype)
@@ -95,7 +84,7 @@ def anchor_logps(model: Model, params: Params, anchors: AnchorBatch) -> tuple[ja
 @partial(jax.jit, static_argnums=0)
 def score_rows(model: Model, params: Params, batch: PackedBatch, earlier: Before | None = None) -> jax.Array:
     """Summed log-probability of every branch of packed rows, float32 [rows, branches], on every device."""
-    logps = target_logps(model, params, batch, earlier=earlier)
+    logps, _ = target_logps(model, params, batch, earlier=earlier)
     return constrain(branch_sums(logps, batch), model.layout)
 
 
@@ -142,7 +131,7 @@ def score_answers(
     **packing: Any,
 ) -> list[list[list[float]]]:
     """`score_trees` by `score_endings`: of each branch both; with `temperatures` what it gives at each."""
-    ends, by = (replicate(x, model.mesh) for x in (terminators, np.array(temperatures, np.float32)))
+    ends, by = replicate((terminators, np.array(temperatures, np.float32)), model.mesh)
 
     def engine(model: Model, params: Params, batch: PackedBatch, earlier: Before | None) -> jax.Array:
         return score_endings(model, params, batch, ends, earlier, by if temperatures else None)

@@ -204,7 +204,7 @@ def _gradients(
 
 def _at_once(hidden: jax.Array) -> int:
     """Targets of a row whose states are looked up at once."""
-    return max(1, LOOKED_UP // (hidden.shape[0] * hidden.shape[2]))
+    return max(1, LOOKED_UP // max(1, hidden.shape[0] * hidden.shape[2]))
 
 
 _token_logps.defvjp(_forward, _backward)

@@ -20,7 +20,7 @@ from pretrainrl_jax.stages.context import BASE, Context, Notes
 from pretrainrl_jax.stages.learner import Learner
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import Progress
-from pretrainrl_jax.training.feed import Feed, StreamFeed, count_batches
+from pretrainrl_jax.training.feed import Feed, StreamFeed
 from pretrainrl_jax.training.loading import Loaded, load, tokenizer_of
 from pretrainrl_jax.training.optimizer import Schedule
 from pretrainrl_jax.training.step import TrainState
@@ -123,7 +123,7 @@ def of_documents(context: Context, tokenizer: Tokenizer) -> Data:
     steps = settings.steps
     if not steps:
         context.screen.say("pretrain: reads all documents once to count their steps")
-        steps = count_batches(blocks()[0])
+        steps = sum(block.batches for block in iter(blocks()[0].next, None))  # all of it is read
     read, stream = blocks()
 
     def feed(progress: Progress) -> StreamFeed:

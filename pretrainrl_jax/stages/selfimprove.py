@@ -11,7 +11,7 @@ import jax
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import SelfimproveConfig
 from pretrainrl_jax.decoding.decode import bucket
-from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.decoding.decoded import Rollout
 from pretrainrl_jax.documents.cut import Cuts
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pretrainrl_jax.config import LabelledConfig
-from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.decoding.decoded import Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.improvement import grading
 from pretrainrl_jax.improvement.labels import SAFE, Labelled, Labels, digest_labels, read_labels, split_labels

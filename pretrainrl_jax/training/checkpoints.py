@@ -28,7 +28,6 @@ from pretrainrl_jax.errors import InputError, first_line
 from pretrainrl_jax.hosts.agree import gather, run_on_process_0
 from pretrainrl_jax.model.checksums import checksums
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.lora import lora_to_json
 from pretrainrl_jax.model.shape import to_json
 from pretrainrl_jax.storage import in_bucket, names_in, probe, remove_tree, spooled, unreachable
 from pretrainrl_jax.training.step import TrainState
@@ -55,7 +54,7 @@ def describe(
     `template` is how it is asked, `origin` what the Hugging Face model it comes from says of itself, `base`
     which model adapters are for: its stage or path, dtype and digest.
     """
-    adapter = {"adapter": lora_to_json(model.shape.lora) | {"base": base}} if model.shape.lora else {}
+    adapter = {"adapter": asdict(model.shape.lora) | {"base": base}} if model.shape.lora else {}
 
     def write() -> None:
         with spooled(folder / "tokenizer") as files:
@@ -144,7 +143,6 @@ class Saver:
 
 
 def _pieces(tree: Any) -> Any:
-    """How each array is to be cut in files."""
     return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=PIECE), tree)
 
 
@@ -247,7 +245,6 @@ def _half_written(folder: Path) -> list[int]:
 
 
 def latest_step(folder: Path) -> int | None:
-    """The last step saved in a stage's folder, or None."""
     return next(iter(steps_of(folder)), None)
 
 

@@ -35,7 +35,7 @@ class Position(Protocol):
     def names(self, row: int) -> list[str]: ...  # what is in the batch that ended before `row`, in words
 
 
-class Feed:
+class Feed(Iterator[PackedBatch | Anchored]):
     """An iterator over the batches [microsteps, rows, …] of `rows`, from row `row` on, placed on the mesh.
 
     Each process reads its own part of each batch. `name` is how a tree is called in messages. With `anchors`,
@@ -56,7 +56,6 @@ class Feed:
         self.refill(rows, row, anchors)
 
     def refill(self, rows: PackedRows, row: int = 0, anchors: AnchorRows | None = None) -> None:
-        """Go on with these rows."""
         self.rows, self.row = rows, row  # `row` is the first of the next batch
         where = self._mesh, self._grad_accum_steps, row // rows.rows
         self._trees = placed_batches(rows, *where)
@@ -64,16 +63,12 @@ class Feed:
 
     @property
     def ended(self) -> bool:
-        """Whether no batch is left of these rows."""
         return self.row >= len(self.rows)
 
     def names(self, row: int) -> list[str]:
         """What the trees of the batch that ended before `row` are called."""
         planned = self.rows.plan[row - self.rows.rows : row]
         return list(dict.fromkeys(self._name(self.rows.trees[i]) for row in planned for i in row))
-
-    def __iter__(self) -> Iterator[PackedBatch | Anchored]:
-        return self
 
     def __next__(self) -> PackedBatch | Anchored:
         if self.ended:
@@ -115,7 +110,6 @@ class Holds(NamedTuple):
 
     @property
     def listed(self) -> list[int]:
-        """As JSON."""
         return [self.rows, *self.capacity]
 
 
@@ -159,7 +153,7 @@ def place_trees(
     return place_local_rows(batch, mesh, own, holds.rows), holds
 
 
-class StreamFeed:
+class StreamFeed(Iterator[PackedBatch]):
     """An iterator over the batches [microsteps, rows, …] of a stream's blocks, placed on the mesh.
 
     Each process has all documents, and packs its own part of each batch. It ends after `steps` batches since
@@ -188,7 +182,6 @@ class StreamFeed:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The position, as JSON."""
         return {"blocks": self._begin, "batch": self._batch}
 
     @property
@@ -199,9 +192,6 @@ class StreamFeed:
     def names(self, row: int) -> list[str]:
         """Where the documents of the batch that ended before `row` stand; of one long ago none."""
         return self._named.get(row, [])
-
-    def __iter__(self) -> "StreamFeed":
-        return self
 
     def __next__(self) -> PackedBatch:
         block = None if self.ended else self._current()
@@ -229,8 +219,3 @@ class StreamFeed:
                 break
             self._read = placed_batches(self._block, self._mesh, self._grad_accum_steps, self._batch)
         return self._block
-
-
-def count_batches(blocks: Blocks) -> int:
-    """How many batches a stream has from here to its end: all of it is read."""
-    return sum(block.batches for block in iter(blocks.next, None))

@@ -4,18 +4,20 @@ import errno
 import json
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Mesh
 
-from pretrainrl_jax.decoding.rollouts import Rollout, sample_rollouts
+from pretrainrl_jax.decoding.decode import sample_batch
+from pretrainrl_jax.decoding.decoded import Decoded, Rollout
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.checksums import digest
 from pretrainrl_jax.model.decoder import PLAIN, Chosen, Model, Params
@@ -24,8 +26,8 @@ from pretrainrl_jax.model.hugging_face.adapters import read_config as read_adapt
 from pretrainrl_jax.model.hugging_face.config import read_config, read_shape
 from pretrainrl_jax.model.hugging_face.files import ADAPTER, FILES, download, is_hugging_face, left_out
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, read_params
-from pretrainrl_jax.model.lora import Lora, join, lora_from_json, lora_to_json, merged, split
-from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
+from pretrainrl_jax.model.lora import Lora, join, merged, split
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import from_json
 from pretrainrl_jax.progress import SILENT, Screen
 from pretrainrl_jax.storage import fetched, in_bucket, place
@@ -41,8 +43,6 @@ DTYPES = "dtypes"  # beside them, while parameters are as they were stored: `rea
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready to use."""
-
     model: Model
     params: Params
     tokenizer: Tokenizer
@@ -73,8 +73,22 @@ class Loaded:
     def rollouts(
         self, prefixes: Sequence[Sequence[int]], ends: Sequence[int] = (), **drawing: Any
     ) -> list[list[Rollout]]:
-        """`sample_rollouts` of this model, to an EOS id of its own or to one of other `ends`."""
-        return sample_rollouts(self.model, self.params, prefixes, ends or self.tokenizer.eos, **drawing)
+        """What the model writes after each prefix, which is computed once for all of its own.
+
+        There is no terminator of ours: an EOS id, or one of other `ends`, is drawn as any other token, stands
+        in the rollout and ends it. `drawing` is what else `sample_batch` takes, but for top_k, which is off;
+        `max_new_tokens` counts an EOS.
+        """
+        # No terminators: which EOS it was is kept only of what does not end there.
+        terminators, eos = np.zeros(self.model.shape.vocabulary, bool), frozenset(ends or self.tokenizer.eos)
+
+        def until_eos(sample: Decoded) -> Rollout:
+            places = (place for place, token in enumerate(sample.tokens, 1) if token in eos)
+            length = next(places, len(sample.tokens))
+            return Rollout(sample.tokens[:length], sample.token_logps[:length])
+
+        drawn = sample_batch(self.model, self.params, prefixes, terminators, top_k=0, **drawing)
+        return [[until_eos(sample) for sample in of_prefix] for of_prefix in drawn]
 
     def release(self) -> None:
         """Free the parameters that nothing reads any more, once a training has its own copy of what learns.
@@ -148,7 +162,7 @@ def _load_hugging_face(
     model = Model(read_shape(folder, dtype), mesh)
     tokenizer = load_tokenizer(folder)
     check_fits(tokenizer, model.shape.vocabulary, folder)
-    params = read_params(folder, model, _places(model), screen)
+    params = read_params(folder, model, parameter_shardings(model, model.mesh), screen)
     if count := left_out(folder):
         screen.say(
             f"{folder}: a model of text and images, of which its text is taken; {count} tensors are not"
@@ -161,17 +175,24 @@ def _load_hugging_face(
 
 def _load_checkpoint(path: Path, mesh: Mesh | None, dtype: str, params_dtype: str, merge: bool) -> Loaded:
     folder, step = find(path)
-    description = json.loads((folder / "model.json").read_text())
-    check_format(folder / "model.json", description)
-    shape = from_json(description["shape"])
+    try:
+        description = json.loads((folder / "model.json").read_text())
+        check_format(folder / "model.json", description)
+        shape = from_json(description["shape"])
+        about = Template.from_json(description["template"]), description.get("origin", {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder / 'model.json'} is damaged ({type(error).__name__}: {error}): remove {folder}, and "
+            "`run` or `train` makes it again"
+        ) from None
     model = Model(replace(shape, dtype=dtype or shape.dtype), mesh)
-    about = Template.from_json(description["template"]), description.get("origin", {})
     if adapter := description.get("adapter"):
-        lora, base = lora_from_json(adapter), _base(folder, adapter["base"], model)
+        base = _base(folder, adapter["base"], model)
+        lora = Lora(adapter["rank"], adapter["alpha"], tuple(adapter["targets"]), adapter["rank_stabilised"])
         model = replace(model, shape=replace(model.shape, lora=lora))
         learned = _restore_params(folder, step, model, "float32")
         tokenizer, params = _tokenizer_beside(folder), join(base.params, learned)
-        made_of = digest(learned, adapter["base"]["digest"], lora_to_json(lora))
+        made_of = digest(learned, adapter["base"]["digest"], asdict(lora))
         loaded = Loaded(model, params, tokenizer, *about, adapter["base"], made_of)
         return _merged(loaded, params_dtype) if merge else loaded
     params = _restore_params(folder, step, model, params_dtype)
@@ -200,8 +221,8 @@ def _load_peft(
     lora, named = read_adapter_config(folder)
     base = load(_named(named, screen), mesh, dtype, "", screen)
     model = replace(base.model, shape=replace(base.model.shape, lora=lora))
-    adapters = read_adapter(folder, model, _places(model))
-    made_of = digest(adapters, base.digest, lora_to_json(lora))
+    adapters = read_adapter(folder, model, parameter_shardings(model, model.mesh))
+    made_of = digest(adapters, base.digest, asdict(lora))
     params = join(base.params, adapters)
     loaded = replace(base, model=model, params=params, adapts={"path": named}, identity=made_of)
     if merge:
@@ -228,7 +249,7 @@ def _merged(loaded: Loaded, dtype: str) -> Loaded:
     made = jax.jit(
         lambda frozen, adapters: merged(lora, join(frozen, adapters)),
         donate_argnums=(0,) if taken else (),
-        out_shardings=_places(model.plain),
+        out_shardings=parameter_shardings(model.plain, model.mesh),
     )
     params = _cast(made(frozen, adapters), dtype or "float32")
     origin = {name: value for name, value in loaded.origin.items() if name != DTYPES}
@@ -241,7 +262,10 @@ def with_adapters(base: Loaded, lora: Lora, dtype: str, seed: int) -> Loaded:
     Its parameters, in that dtype from here on, take those of `base` over: use `Loaded.plain` for it.
     """
     model = replace(base.model, shape=replace(base.model.shape, lora=lora))
-    fresh = jax.jit(lambda key: split(lora, model.init(key))[1], out_shardings=split(lora, _places(model))[1])
+    fresh = jax.jit(
+        lambda key: split(lora, model.init(key))[1],
+        out_shardings=split(lora, parameter_shardings(model, model.mesh))[1],
+    )
     params = join(_cast(base.params, dtype), fresh(jax.random.key(seed)))
     return replace(base, model=model, params=params)
 
@@ -262,7 +286,7 @@ def _tokenizer_beside(folder: Path) -> Tokenizer:
 def _restore_params(folder: Path, step: int, model: Model, dtype: str) -> Params:
     """The parameters of a step that learned, checked, each where it belongs."""
     _, shapes = split(model.shape.lora, nn.unbox(model.abstract()))
-    _, places = split(model.shape.lora, _places(model))
+    _, places = split(model.shape.lora, parameter_shardings(model, model.mesh))
     items: Json = {"about": ocp.args.JsonRestore()} if (folder / str(step) / "about").is_dir() else {}
     try:
         with checkpoints.open_manager(folder) as manager:
@@ -299,10 +323,6 @@ def _cast(params: Params, dtype: str) -> Params:
         return made
 
     return jax.tree.map(cast, params)
-
-
-def _places(model: Model) -> Any:
-    return one_device(model) if model.mesh is None else parameter_shardings(model, model.mesh)
 
 
 @contextmanager

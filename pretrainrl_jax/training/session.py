@@ -11,6 +11,7 @@ with Session(run, step, state, progress, feed, mesh, total_steps) as session:
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,20 +21,20 @@ from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config import CheckpointConfig
-from pretrainrl_jax.hosts.agree import is_process_0
+from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.hosts.watch import waiting
 from pretrainrl_jax.model.decoder import Params
 from pretrainrl_jax.model.lora import join
-from pretrainrl_jax.model.partitioning import replicate
+from pretrainrl_jax.model.mesh import AXES, replicated
+from pretrainrl_jax.model.partitioning import from_shards, replicate
 from pretrainrl_jax.objectives.loss import Coefficients
 from pretrainrl_jax.progress import NORMAL, Screen, Track
 from pretrainrl_jax.training import checkpoints
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, saving
-from pretrainrl_jax.training.consensus import StopConsensus
 from pretrainrl_jax.training.feed import Position
 from pretrainrl_jax.training.interrupts import Interrupted, stop_requested, termination_interrupts
 from pretrainrl_jax.training.metrics import MetricsWriter
@@ -44,6 +45,7 @@ from pretrainrl_jax.training.step import TrainState
 CHECKPOINT = CheckpointConfig()
 LOG_POINTS = 100  # lines a stage writes to metrics.jsonl, at most, plus its last step
 READ_EVERY = 100  # steps whose metrics wait on the device, at most: what is not finite is seen that soon
+LAG = 2  # steps after which a vote counts: the devices have counted it by then, and nobody waits
 NAMED = 3  # questions of a batch that is not finite named on the line; the file has them all
 
 
@@ -67,7 +69,6 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """The stage's checkpoints."""
         return self.workdir / "checkpoints" / self.stage
 
 
@@ -117,7 +118,7 @@ class Session:
         every = run.checkpoint
         self.checkpoint = Hook(self.save, every.every_steps, every.every_minutes, last=False)
         self._step, self._feed, self._mesh = step, feed, mesh
-        self._consensus = StopConsensus(mesh)
+        self._consensus = _StopConsensus(mesh)
         self._seconds, self._skipped = progress.seconds, progress.skipped
         self._losses: list[float] = []  # since the last checkpoint
         self._counted = dict.fromkeys(("questions", "tokens"), 0.0)  # since the last line of metrics
@@ -153,7 +154,7 @@ class Session:
         numbers = jax.tree.map(np.float32, (coefficients, schedule))  # a copy: the caller may change its own
         if self._numbers != numbers:
             self._numbers = numbers
-            self._placed = jax.tree.map(lambda x: replicate(x, self._mesh), numbers)
+            self._placed = replicate(numbers, self._mesh)
         is_first = self._run_step is None
         frozen = (self._frozen,) if self._frozen else ()
         step = self._run_step = self._run_step or self._begin(batch, *self._placed, *frozen)
@@ -272,7 +273,6 @@ class Session:
         self._began = time.perf_counter()
 
     def _spent(self) -> float:
-        """Seconds of training up to now."""
         return self._seconds + time.perf_counter() - self._began
 
     @contextmanager
@@ -342,6 +342,32 @@ class Session:
         return {name: float(value) for name, value in jax.device_get(shown).items()} | self._beside
 
 
+class _StopConsensus:
+    """One vote a step. The devices count them, as they do everything that all processes must agree on."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._sharding = NamedSharding(mesh, PartitionSpec(AXES))
+        self._any = jax.jit(lambda votes: votes.any(0), out_shardings=replicated(mesh))
+        self._size = mesh.size
+        self._counted: deque[jax.Array] = deque()
+
+    def vote(self, asked: Sequence[bool]) -> list[bool]:
+        """Ask for some things, and learn what any asked for `LAG` steps ago; of one process at once."""
+        if process_count() == 1:
+            return list(asked)
+        own = np.array([asked], bool)
+        votes = from_shards((self._size, len(asked)), self._sharding, lambda index: own)
+        self._counted.append(self._any(votes))
+        return self._next() if len(self._counted) > LAG else [False] * len(asked)
+
+    def drain(self) -> list[list[bool]]:
+        """What was asked for and has not counted yet: at the end of the steps."""
+        return [self._next() for _ in range(len(self._counted))]
+
+    def _next(self) -> list[bool]:
+        return list(map(bool, jax.device_get(self._counted.popleft())))
+
+
 def compiled_for(step: Any, *arguments: Any) -> Any:
     """The step for a state, a batch and coefficients of these shapes: compiled once, nothing is computed."""
     leaves, structure = jax.tree.flatten(arguments)
@@ -355,15 +381,12 @@ def compiled(step: Any, structure: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]
 
 
 class _StepMetrics(NamedTuple):
-    """Metrics of one step that the session itself reads."""
-
     at: int
     row: int  # the feed's, after it
     metrics: dict[str, Any]  # device scalars until they are read
 
 
 def _not_finite(run: Run, named: list[str], bad: _StepMetrics) -> NotFinite:
-    """What went wrong in a step on these questions, and what can be done."""
     loss, norm = (float(bad.metrics[name]) for name in ("loss", "grad_norm"))
     path, norms = run.workdir / "nonfinite.json", {"loss": repr(loss), "grad_norm": repr(norm)}
     if is_process_0():

@@ -17,7 +17,7 @@ from pretrainrl_jax.model.lora import join, split
 from pretrainrl_jax.model.mesh import replicated, row_sharding
 from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import Coefficients, temperature, total_loss
-from pretrainrl_jax.objectives.scoring import anchor_logps, target_logps, target_logps_and_auxiliary
+from pretrainrl_jax.objectives.scoring import anchor_logps, target_logps
 from pretrainrl_jax.objectives.sums import branch_sums, count
 from pretrainrl_jax.training.optimizer import Schedule, adamw
 from pretrainrl_jax.trees.anchors import Anchored
@@ -75,7 +75,7 @@ def train_step(
     def loss_of(trained: Params, micro: PackedBatch | Anchored) -> tuple[jax.Array, dict[str, jax.Array]]:
         params = join(frozen, trained)
         rows, beside = micro if isinstance(micro, Anchored) else (micro, None)
-        logps, auxiliary = target_logps_and_auxiliary(model, params, rows, temperature(coefficients))
+        logps, auxiliary = target_logps(model, params, rows, temperature(coefficients))
         anchored = beside and (beside, anchor_logps(model, params, beside))
         loss, metrics = total_loss(logps, rows, coefficients, counts, **forms, anchored=anchored)
         if not model.shape.experts:
@@ -170,7 +170,7 @@ def compile_references(model: Model, mesh: Mesh) -> Any:
 
     def with_references(params: Params, batch: PackedBatch) -> PackedBatch:
         def of_rows(micro: PackedBatch) -> jax.Array:
-            return branch_sums(target_logps(model, params, micro), micro)
+            return branch_sums(target_logps(model, params, micro)[0], micro)
 
         sums = jax.lax.map(of_rows, batch)
         return batch._replace(branch_reference=jnp.where(batch.branch_role != UNUSED, sums, jnp.nan))
@@ -188,7 +188,7 @@ def compile_token_logps(model: Model, mesh: Mesh) -> Any:
     rows = row_sharding(mesh, leading=1)
 
     def token_logps(params: Params, batch: PackedBatch, temperature: jax.Array) -> jax.Array:
-        logps = jax.lax.map(lambda micro: target_logps(model, params, micro, temperature), batch)
+        logps = jax.lax.map(lambda micro: target_logps(model, params, micro, temperature)[0], batch)
         return jnp.where(batch.source_index >= 0, logps, jnp.nan)
 
     in_shardings = parameter_shardings(model, mesh), rows, replicated(mesh)

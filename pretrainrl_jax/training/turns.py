@@ -53,7 +53,6 @@ class Turns(Generic[Item]):
 
     @property
     def batch(self) -> int:
-        """The number of the next batch."""
         return bisect.bisect_left(self._starts, self.row)
 
     def steps(self, updates: int) -> int:
@@ -63,12 +62,10 @@ class Turns(Generic[Item]):
 
     @property
     def teaches(self) -> bool:
-        """Whether the next batch is taught."""
         return self.row < self.taught
 
     @property
     def ended(self) -> bool:
-        """Whether no turn is left."""
         return self.row >= len(self._items)
 
     @property

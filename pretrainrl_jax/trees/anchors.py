@@ -54,7 +54,6 @@ class AnchorText:
 
     @property
     def reads(self) -> tuple[int, ...]:
-        """Tokens the decoder reads."""
         return self.tokens[:-1]
 
 

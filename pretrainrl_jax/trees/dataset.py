@@ -98,7 +98,6 @@ class PlannedRows:
         return pack([trees], self.capacity, question=False, sequences=True)
 
     def ids(self, batch: int) -> list[str]:
-        """Of the trees of a batch."""
         planned = self.plan[batch * self.rows : (batch + 1) * self.rows]
         return [self.trees[i].id for row in planned for i in row]
 
@@ -125,24 +124,20 @@ class ProcessShard:
         return self.source[microstep * size + self.places[at]]
 
     def batches(self, row: int = 0) -> Iterator[Any]:
-        """This process's part of each batch, [microsteps, places, …], from row `first` of `source` on.
+        """This process's part of each batch, [microsteps, places, …], from row `row` of `source` on.
 
         A Grain iterator: rows are read ahead in threads.
         """
         import grain
+        import jax
 
         count = self.microsteps * len(self.places)
 
-        def laid(rows: Sequence[Any]) -> Any:
-            def whole(field: Sequence[Any]) -> Any:
-                if field[0] is None:
-                    return None
-                return np.concatenate(field).reshape(self.microsteps, -1, *field[0].shape[1:])
-
-            return type(rows[0])(*map(whole, zip(*rows, strict=True)))
+        def whole(*field: np.ndarray) -> np.ndarray:
+            return np.concatenate(field).reshape(self.microsteps, -1, *field[0].shape[1:])
 
         data = grain.MapDataset.source(self)[row // self.source.rows * count :]
-        data = data.batch(count, batch_fn=laid)
+        data = data.batch(count, batch_fn=lambda rows: jax.tree.map(whole, *rows))
         return iter(data.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8)))
 
 

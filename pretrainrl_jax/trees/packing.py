@@ -180,5 +180,5 @@ def _fill(row: PackedBatch, trees: Sequence[AnswerTree], layout: Layout, questio
 
 
 def _each(measured: Measured, count: int, default: Measured) -> Measured:
-    """What was measured of each of the `count` last tokens; else `whole`."""
+    """What was measured of each of the `count` last tokens; else `default`."""
     return measured[len(measured) - count :] if isinstance(measured, tuple) else default

@@ -51,9 +51,7 @@ class Template:
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` reads, and digests are of."""
-        described = asdict(self)
-        optional = {name: described.pop(name) for name in ("categories", "rule")}
-        return described | {name: value for name, value in optional.items() if value}
+        return {name: x for name, x in asdict(self).items() if x or name not in ("categories", "rule")}
 
     @staticmethod
     def from_json(described: Mapping[str, Any]) -> "Template":

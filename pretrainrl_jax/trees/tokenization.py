@@ -189,7 +189,7 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def stated_eos(folder: Path) -> tuple[int, ...]:
-    """EOS ids from generation_config.json, else config.json, or none; InputError if one is no JSON object."""
+    """EOS ids from generation_config.json, else config.json, or none; InputError if one has others."""
     for name in ("generation_config.json", "config.json"):
         if (path := folder / name).is_file():
             try:
@@ -197,7 +197,10 @@ def stated_eos(folder: Path) -> tuple[int, ...]:
             except (ValueError, AttributeError) as error:
                 raise InputError(f"cannot read {path}: {error}") from None
             if ids not in (None, []):
-                return tuple(ids) if isinstance(ids, list) else (ids,)
+                stated = tuple(ids) if isinstance(ids, list) else (ids,)
+                if not all(type(i) is int and i >= 0 for i in stated):
+                    raise InputError(f"{path}: eos_token_id is {ids!r}: write an id, or a list of ids")
+                return stated
     return ()
 
 

@@ -12,7 +12,7 @@ from helpers.models_and_trees import LLAMA3
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.hugging_face.config import read_shape
 from pretrainrl_jax.model.hugging_face.reading import read_params
-from pretrainrl_jax.model.partitioning import one_device
+from pretrainrl_jax.model.partitioning import parameter_shardings
 
 WINDOW = 7  # much shorter than the tests' sequences
 SHARED: dict[str, Any] = {
@@ -139,7 +139,7 @@ def randomise(model: Any, sharpness: float = 2.0, seed: int = 0) -> Any:
 def ours(folder: Path) -> tuple[Model, Params]:
     """The model in a folder as `save_pretrained` wrote it. The one place where these tests read one."""
     model = Model(read_shape(folder))
-    return model, read_params(folder, model, one_device(model))
+    return model, read_params(folder, model, parameter_shardings(model, None))
 
 
 def as_ours(theirs: Any, folder: Path) -> tuple[Model, Params]:

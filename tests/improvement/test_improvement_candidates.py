@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.config import MethodConfig
-from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.decoding.decoded import Rollout
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.learning import (
     Candidate,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.config import SelfimproveConfig
-from pretrainrl_jax.decoding.rollouts import Rollout
+from pretrainrl_jax.decoding.decoded import Rollout
 from pretrainrl_jax.documents.cut import Cut
 from pretrainrl_jax.improvement.experience import Sampled, packed, unpacked
 from pretrainrl_jax.stages.selfimprove import wants_more

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.models_and_trees import small_model
 from helpers.plain_passes import mask_of
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.decoding.beam import beam_search
@@ -59,6 +59,7 @@ def most_spared(asked) -> int:
 
 @pytest.mark.usefixtures("small_ones_pay")
 @given(st.lists(st.lists(st.integers(0, 1), max_size=6).map(tuple), max_size=5))
+@example([(0, 1), (0, 1, 0), (0, 1, 0), (0, 1, 1)])  # one is what the others begin with
 def test_beginnings_are_the_sequences_and_spare_the_most(asked):
     shared = find_shared(asked)
     spared = 0
@@ -210,7 +211,7 @@ def test_prompts_that_share_nothing_see_nothing_before_them():
     asked, seen = trees(90), []
 
     def engine(model, params, batch, earlier):
-        seen.append(earlier and earlier.read.keys.shape[2])
+        seen.append(earlier and earlier.keys.shape[2])
         return score_endings(model, params, batch, jnp.asarray(ENDS), earlier)
 
     score_trees(model, params, asked, row_length=24, rows=4, engine=engine)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pretrainrl_jax.config import ModelConfig
+from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model import layers
 from pretrainrl_jax.model import shape as shapes
 from pretrainrl_jax.model.attention import causal_mask, tree_mask
@@ -229,6 +230,15 @@ def test_a_past_is_seen_as_if_it_stood_before():
 
 
 # Numbers
+
+
+def test_logits_of_a_token_without_a_row_are_refused():
+    model, params = small_model()
+    beyond = [[1, model.shape.vocabulary]]
+    for tokens in (beyond, np.array(beyond)):
+        with pytest.raises(InputError, match="token 100 has no row in the model's embedding, which has 100"):
+            model.logits(params, tokens)
+    assert jax.jit(model.logits)(params, np.array(beyond)).shape == (1, 2, 100)
 
 
 def test_logits_are_hidden_times_head():

@@ -49,15 +49,15 @@ def drawn(seed: int, rows: int, time: int, experts: int, skew: float = 1.0) -> t
         for name, shape in shapes.items()
     }
     x, logits = rng.normal(size=(rows, time, MODEL)), skew * rng.normal(size=(rows, time, experts))
-    return jnp.asarray(x, jnp.float32), jnp.asarray(logits, jnp.float32), Matrices(**matrices)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(logits, jnp.float32), matrices
 
 
 def every_expert(x: jax.Array, routed: Any, matrices: Matrices, activation: Any) -> jax.Array:
     """The mixture by its definition, each expert on every token, without adapters. x [rows, time, model]."""
     count = routed.probabilities.shape[-1]
     weights = (jax.nn.one_hot(routed.experts, count) * routed.weights[..., None]).sum(-2)
-    gate, up = (jnp.einsum("rtm,emf->rtef", x, w.weight) for w in (matrices.gate, matrices.up))
-    return jnp.einsum("rtef,efm,rte->rtm", activation(gate) * up, matrices.down.weight, weights)
+    gate, up = (jnp.einsum("rtm,emf->rtef", x, w.weight) for w in (matrices["gate"], matrices["up"]))
+    return jnp.einsum("rtef,efm,rte->rtm", activation(gate) * up, matrices["down"].weight, weights)
 
 
 @partial(jax.jit, static_argnums=(3, 4))
@@ -88,7 +88,8 @@ def test_a_mixture_is_what_each_expert_gives_of_each_token(
 def assert_mixed(x: Any, logits: Any, matrices: Matrices, chosen: int, normalised: bool) -> None:
     ours, reference = mixed(x, logits, matrices, chosen, normalised)
     rows, time, _ = x.shape
-    wide, (gate, up, down) = np.asarray(x, np.float64), (np.asarray(m.weight, np.float64) for m in matrices)
+    of_names = (matrices[name].weight for name in ("gate", "up", "down"))
+    wide, (gate, up, down) = np.asarray(x, np.float64), (np.asarray(w, np.float64) for w in of_names)
     wanted, router = np.zeros_like(wide), np.asarray(logits, np.float64)
     for row, at in np.ndindex(rows, time):
         scores = np.exp(router[row, at])
@@ -128,8 +129,10 @@ def test_adapters_of_experts_are_merged_into_what_they_compute() -> None:
         a, b = rng.normal(size=(experts, takes, 2)), rng.normal(size=(experts, 2, gives))
         return Matrix(matrix.weight, jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
 
-    beside = Matrices(*(adapted(matrix) for matrix in matrices))
-    merged = Matrices(*(Matrix(m.weight + 0.3 * jnp.einsum("eir,ero->eio", m.a, m.b)) for m in beside))
+    beside = {name: adapted(matrices[name]) for name in ("gate", "up", "down")}
+    merged = {
+        name: Matrix(m.weight + 0.3 * jnp.einsum("eir,ero->eio", m.a, m.b)) for name, m in beside.items()
+    }
 
     @partial(jax.jit, static_argnames="scale")
     def mix(matrices: Matrices, scale: float = 1.0) -> jax.Array:

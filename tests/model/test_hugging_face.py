@@ -31,7 +31,7 @@ from pretrainrl_jax.model.hugging_face.config import (
 from pretrainrl_jax.model.hugging_face.reading import own_dtypes, parameters, read_params
 from pretrainrl_jax.model.hugging_face.writing import tensors_of, write_weights
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.model.partitioning import one_device, parameter_shardings
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.shape import LinearScaling
 
 QWEN3: dict[str, Any] = {
@@ -70,7 +70,7 @@ def random(model: Model, dtype: Any = np.float32) -> Params:
 
 def read(folder: Path) -> Params:
     model = Model(read_shape(folder))
-    return read_params(folder, model, one_device(model))
+    return read_params(folder, model, parameter_shardings(model, None))
 
 
 def assert_equal(read: Params, wanted: Params) -> None:
@@ -301,7 +301,7 @@ from pretrainrl_jax.config import MeshConfig
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face import reading
 from pretrainrl_jax.model.hugging_face.config import read_shape
-from pretrainrl_jax.model.partitioning import parameter_shardings, one_device
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.model.mesh import make_mesh
 taken, part = [], reading._read_part
 def counted(*arguments):
@@ -312,7 +312,7 @@ reading._read_part = counted
 for folder in map(Path, sys.argv[1:]):
     model = Model(read_shape(folder))
     taken.clear()
-    one = reading.read_params(folder, model, one_device(model))
+    one = reading.read_params(folder, model, parameter_shardings(model, None))
     whole, meshes = sum(taken), [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
     for sizes in meshes + [(1, 2, 1, 4)] * bool(model.shape.experts):
         taken.clear()

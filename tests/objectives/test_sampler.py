@@ -5,12 +5,14 @@ import numpy as np
 import pytest
 from helpers.models_and_trees import small_model
 
-from pretrainrl_jax.decoding.rollouts import sample_rollouts
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import target_logps
 from pretrainrl_jax.objectives.sums import count
+from pretrainrl_jax.training.loading import Loaded
 from pretrainrl_jax.trees.layouts import size
 from pretrainrl_jax.trees.packing import capacity, pack
+from pretrainrl_jax.trees.templates import Template
+from pretrainrl_jax.trees.tokenization import Tokenizer
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 
 PREFIXES = [(1, 2, 3), (4, 5), (7, 8, 9, 10, 11)]
@@ -20,7 +22,8 @@ def test_decoding_and_one_pass_over_rows_give_the_same_log_probabilities():
     model, params = small_model(sharpness=3.0)
     eos = (3, 17)
     how = {"temperature": 0.7, "top_p": 0.8, "seed": 5, "batch": 2, "numbers": [9, 4, 2], "shortest": 4}
-    rollouts = sample_rollouts(model, params, PREFIXES, eos, samples=12, max_new_tokens=9, **how)
+    loaded = Loaded(model, params, Tokenizer(None, None, eos), Template("bare"))
+    rollouts = loaded.rollouts(PREFIXES, samples=12, max_new_tokens=9, **how)
     for of_prefix in rollouts:
         for tokens, logps in of_prefix:
             assert len(tokens) == len(logps)
@@ -36,7 +39,7 @@ def test_decoding_and_one_pass_over_rows_give_the_same_log_probabilities():
     ]
     sizes = [size(tree, question=False) for tree in trees]
     rows = pack([[tree] for tree in trees], capacity(sizes, [[0], [1], [2]], 128), question=False)
-    logps = jax.jit(target_logps, static_argnums=0)(model, params, rows)
+    logps, _ = jax.jit(target_logps, static_argnums=0)(model, params, rows)
 
     @jax.jit
     def compared(rows):

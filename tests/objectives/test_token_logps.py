@@ -85,6 +85,17 @@ def test_targets_looked_up_in_parts(looked_up, monkeypatch):
     assert_matches(case(6, 2, 7, 12, 8, 37), 8)
 
 
+@pytest.mark.parametrize("empty", ["rows", "targets"])
+def test_of_nothing_there_is_nothing(empty):
+    rows, count = (0, 4) if empty == "rows" else (2, 0)
+    inputs = case(7, max(rows, 1), 7, max(count, 1), 8, 37)
+    hidden, head = inputs[0][:rows], inputs[1]
+    where = jnp.zeros((rows, count), jnp.int32)
+    values, gradients = jax.vjp(lambda *arrays: token_logps(*arrays, where, where), hidden, head)
+    assert values.shape == where.shape
+    assert not any(np.any(x) for x in gradients(values))
+
+
 @settings(max_examples=12, deadline=None, database=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**16),

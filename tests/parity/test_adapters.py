@@ -8,6 +8,7 @@ second pass without adapters on every batch, ours once.
 import copy
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.model.decoder import Model
 from pretrainrl_jax.model.hugging_face.adapters import WEIGHTS, read_adapter, read_config, write_adapter
 from pretrainrl_jax.model.lora import Lora, join, merged, split
-from pretrainrl_jax.model.partitioning import one_device
+from pretrainrl_jax.model.partitioning import parameter_shardings
 from pretrainrl_jax.objectives.loss import total_loss
 from pretrainrl_jax.objectives.scoring import target_logps
 from pretrainrl_jax.objectives.sums import count
@@ -113,7 +114,10 @@ def test_their_folder_is_read_with_equal_logits_merged_or_not_and_written_back(
     assert relative_error(wanted, without) > 0.05  # the adapters do something
 
     (tmp_path / "back").mkdir()
+    before = os.umask(0o027)
     write_adapter(tmp_path / "back", loaded.model, loaded.params, str(base))
+    os.umask(before)
+    assert (tmp_path / "back" / WEIGHTS).stat().st_mode & 0o777 == 0o640  # as any file
     import peft
 
     again = peft.PeftModel.from_pretrained(copy.deepcopy(both.policy), tmp_path / "back").eval()
@@ -174,7 +178,7 @@ def test_the_gradient_of_the_first_step(qwen3, tmp_path, measured):
     rows, frozen = rows_of(trees), loaded.frozen
 
     def loss(adapters: Any) -> jax.Array:
-        logps = target_logps(loaded.model, join(frozen, adapters), rows)
+        logps, _ = target_logps(loaded.model, join(frozen, adapters), rows)
         return total_loss(logps, rows, BOTH, count(rows), "token")[0]
 
     _, adapters = split(loaded.model.shape.lora, loaded.params)
@@ -187,7 +191,9 @@ def test_the_gradient_of_the_first_step(qwen3, tmp_path, measured):
             if "lora_" in name:
                 weight.copy_(weight.grad)
     of_theirs = read_adapter(
-        saved(trainer.model, base, tmp_path / "gradient"), loaded.model, one_device(loaded.model)
+        saved(trainer.model, base, tmp_path / "gradient"),
+        loaded.model,
+        parameter_shardings(loaded.model, None),
     )
     found, wanted = (
         np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)]) for tree in (gradients, of_theirs)
@@ -244,6 +250,9 @@ def test_adapters_of_another_model_are_refused(qwen3, tmp_path):
     tensors = load_file(few / WEIGHTS)
     save_file({name: x for name, x in tensors.items() if ".layers.1." not in name}, few / WEIGHTS)
     with pytest.raises(InputError, match="has no tensor"):
+        load(few)
+    save_file({"other": next(iter(tensors.values()))}, few / WEIGHTS)
+    with pytest.raises(InputError, match="has other that is no adapter of a matrix of it"):
         load(few)
     (few / "adapter_config.json").write_text("[1]")
     with pytest.raises(InputError, match="no JSON object"):

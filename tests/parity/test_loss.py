@@ -68,13 +68,13 @@ def theirs_of(trainer: Any, coefficients: Coefficients) -> torch.Tensor:
 
 # Of a model one program, and one for its gradient, whatever terms are asked for.
 
-logps_of = jax.jit(target_logps, static_argnums=0)
+logps_of = jax.jit(lambda *arguments: target_logps(*arguments)[0], static_argnums=0)
 
 
 @partial(jax.jit, static_argnums=0)
 def pulled_back(model: Model, params: Params, rows: PackedBatch, of_logps: jax.Array) -> Params:
     """Gradients of parameters from those of log-probabilities."""
-    return jax.vjp(lambda params: target_logps(model, params, rows), params)[1](of_logps)[0]
+    return jax.vjp(lambda params: target_logps(model, params, rows)[0], params)[1](of_logps)[0]
 
 
 @jax.jit

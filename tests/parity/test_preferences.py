@@ -153,7 +153,7 @@ def test_the_first_step_is_trls(case, tmp_path, measured):
     @jax.jit
     def of_ours(params):
         def loss(params):
-            logps = target_logps(model, params, batch)
+            logps, _ = target_logps(model, params, batch)
             return total_loss(logps, batch, dpo, count(batch), dpo_scale="pairs")
 
         return jax.value_and_grad(loss, has_aux=True)(params)
@@ -212,7 +212,7 @@ def test_over_prompts_the_loss_is_another_where_they_have_unequal_counts(tmp_pat
 
     @jax.jit
     def of_ours(params):
-        logps = target_logps(model, params, batch)
+        logps, _ = target_logps(model, params, batch)
         return {s: total_loss(logps, batch, dpo, count(batch), dpo_scale=s)[0] for s in ("pairs", "prompts")}
 
     ours = {scale: float(loss) for scale, loss in of_ours(params).items()}

@@ -58,7 +58,7 @@ def rows_of(trees: list[AnswerTree]) -> PackedBatch:
 
 @partial(jax.jit, static_argnums=0)
 def tempered(model: Any, params: Any, rows: PackedBatch) -> jax.Array:
-    return target_logps(model, params, rows, TEMPERATURE)
+    return target_logps(model, params, rows, TEMPERATURE)[0]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def measured_rows(qwen3, groups) -> PackedBatch:
 @partial(jax.jit, static_argnums=0)
 def pulled_back(model: Any, params: Any, rows: PackedBatch, of_logps: jax.Array) -> Any:
     """Gradients of parameters from those of log-probabilities."""
-    return jax.vjp(lambda params: target_logps(model, params, rows, TEMPERATURE), params)[1](of_logps)[0]
+    return jax.vjp(lambda params: target_logps(model, params, rows, TEMPERATURE)[0], params)[1](of_logps)[0]
 
 
 @partial(jax.jit, static_argnums=3)
@@ -220,3 +220,4 @@ def test_advantages_are_theirs():
         np.testing.assert_allclose(advantages(list(rewards)), theirs, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(advantages(list(rewards), "dr_grpo"), values - values.mean(), atol=1e-12)
     assert advantages([1.0]) == 0
+    assert not any(advantages([0.1] * 3, form).any() for form in ("grpo", "dr_grpo"))  # whose mean is rounded

@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -395,6 +396,14 @@ def test_a_missing_checkpoint_is_named(path: str, said: str, stage: Path, tmp_pa
     assert stage.is_dir()
     with pytest.raises(InputError, match=said):
         load(tmp_path / path)
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[:40], lambda _: "[]", lambda _: "{}"])
+def test_a_damaged_description_is_named(damage: Callable[[str], str], stage: Path) -> None:
+    save(stage, state_at(2), finished=True)
+    (stage / "model.json").write_text(damage((stage / "model.json").read_text()))
+    with pytest.raises(InputError, match=r"model.json is damaged \(.*\): remove .*pretrain, and `run` or"):
+        load(stage)
 
 
 def test_a_missing_step_is_named(stage: Path) -> None:

@@ -14,7 +14,7 @@ from helpers.models_and_trees import small_model, tree
 
 from pretrainrl_jax.config import CheckpointConfig, MeshConfig, OptimizerConfig
 from pretrainrl_jax.model.mesh import make_mesh
-from pretrainrl_jax.training import checkpoints, consensus, session
+from pretrainrl_jax.training import checkpoints, session
 from pretrainrl_jax.training.checkpoints import BEGINNING, Progress, steps_of
 from pretrainrl_jax.training.feed import Feed
 from pretrainrl_jax.training.interrupts import Interrupted
@@ -245,7 +245,7 @@ def test_a_hook_by_minutes_runs_once_where_votes_count_later(
 ) -> None:
     """Of several processes: a vote counts two steps after it was cast."""
     clock = clock_of(monkeypatch)
-    monkeypatch.setattr(consensus, "process_count", lambda: 2)
+    monkeypatch.setattr(session, "process_count", lambda: 2)
     ran: list[int] = []
 
     def hooks(training: Session) -> list[Hook]:

@@ -143,13 +143,13 @@ def distance(one, other) -> float:
 
 @jax.jit(static_argnums=0)
 def rows_logps(model, params, rows):
-    return target_logps(model, params, rows)
+    return target_logps(model, params, rows)[0]
 
 
 @jax.jit(static_argnums=0)
 def pulled_back(model, params, rows, of_logps):
     """Gradients of parameters from those of log-probabilities."""
-    return jax.vjp(lambda params: target_logps(model, params, rows), params)[1](of_logps)[0]
+    return jax.vjp(lambda params: target_logps(model, params, rows)[0], params)[1](of_logps)[0]
 
 
 @jax.jit(static_argnames="scale")

@@ -293,6 +293,13 @@ def test_eos_comes_from_generation_config_then_from_config(tmp_path, generation,
     assert Template("bare").terminator(loaded) == eos[0]
 
 
+@pytest.mark.parametrize("eos", ["2", 2.5, -1, True, [2, None], [[2]], {"id": 2}])
+def test_an_eos_that_is_no_id_is_refused(tmp_path, eos):
+    folder = folder_with(tmp_path, config=LLAMA, generation_config={"eos_token_id": eos})
+    with pytest.raises(InputError, match=r"generation_config.json: eos_token_id is .*: write an id"):
+        load_tokenizer(folder)
+
+
 def test_eos_is_the_tokenizers_own_only_where_nothing_else_states_it(tmp_path):
     loaded = load_tokenizer(folder_with(tmp_path, config=LLAMA, generation_config={}))
     assert loaded.eos == (loaded.backend.convert_tokens_to_ids("w"),)

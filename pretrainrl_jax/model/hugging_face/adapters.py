@@ -12,14 +12,14 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from pretrainrl_jax.atomic import disk_errors, write_json
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.config.machine import MATRICES, THEIRS
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.model.decoder import Model, Params
 from pretrainrl_jax.model.families import weights_of
 from pretrainrl_jax.model.hugging_face.config import read_config as read_json
-from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header
+from pretrainrl_jax.model.hugging_face.files import ADAPTER, DTYPES, listed, read_header, save_tensors
 from pretrainrl_jax.model.hugging_face.reading import NOT_FINITE, Place
 from pretrainrl_jax.model.lora import A, B, Lora, split
 from pretrainrl_jax.model.mesh import replicated
@@ -75,7 +75,7 @@ def read_config(folder: Path) -> tuple[Lora, str]:
             f"{path} has base_model_name_or_path={base!r}: write there the folder or the name of the model "
             "that it is for"
         )
-    found = {tensor.split(".")[-3] for tensor in _tensors(folder)}
+    found = {tensor.split(".")[-3:][0] for tensor in _tensors(folder)}
     names = zip(MATRICES, THEIRS, strict=True)
     targets = tuple(name for name, theirs in names if found & {theirs, BY_NUMBER.get(name)})
     return Lora(rank, float(alpha), targets, stabilised), base
@@ -111,8 +111,6 @@ def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
     Of several processes all must call it; process 0 writes. Raises InputError if peft has no adapters of
     these matrices alone, OSError if they cannot be written.
     """
-    from safetensors.numpy import save_file
-
     lora = model.shape.lora
     assert lora is not None
     if model.shape.experts and ("gate" in lora.targets) != ("up" in lora.targets):
@@ -140,10 +138,8 @@ def write_adapter(folder: Path, model: Model, params: Params, base: str) -> int:
         "bias": "none",
         "inference_mode": True,
     }
+    save_tensors(folder / WEIGHTS, tensors)
     if is_process_0():
-        with disk_errors():
-            save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
-            (folder / WEIGHTS).chmod(0o644)
         write_json(folder / ADAPTER, config)
     return sum(x.nbytes for x in tensors.values())
 

@@ -227,12 +227,10 @@ def _experts(path: Path, given: Any, family: Family) -> Json:
 
 
 def _scaling(rope: Json) -> RopeScaling | LinearScaling | None:
-    if rope["rope_type"] == "default":
-        return None
-    if rope["rope_type"] == "linear":
-        return LinearScaling(float(rope["factor"]))
-    factor, low, high, length = (rope[key] for key in SCALING)
-    return RopeScaling(float(factor), float(low), float(high), int(length))
+    if rope["rope_type"] == "llama3":
+        factor, low, high, length = (rope[key] for key in SCALING)
+        return RopeScaling(float(factor), float(low), float(high), int(length))
+    return LinearScaling(float(rope["factor"])) if rope["rope_type"] == "linear" else None
 
 
 def _windows(path: Path, given: Any, family: Family) -> tuple[int, ...]:
@@ -312,7 +310,6 @@ def write_config(shape: ModelShape, origin: Json, dtype: str) -> Json:
 
 
 def _written_experts(shape: ModelShape, names: Experts, origin: Json) -> Json:
-    """What config.json says of experts."""
     written: Json = {theirs: getattr(shape, ours) for theirs, ours in EXPERTS.items()}
     written |= {names.count: shape.experts, names.width: shape.d_ff}
     if names.width != "intermediate_size":  # which is of layers without experts, of which there are none

@@ -6,14 +6,18 @@ files, whose pages then count as the process's memory, or reads a whole tensor f
 
 import json
 import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from pretrainrl_jax.atomic import disk_errors
 from pretrainrl_jax.errors import InputError
+from pretrainrl_jax.hosts.agree import is_process_0
 from pretrainrl_jax.progress import SILENT, Screen
 
 # All of a model on the hub that is read.
@@ -27,8 +31,6 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file."""
-
     file: Path
     offset: int  # of its first byte
     bytes: int
@@ -122,6 +124,17 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, str]]:
     if absent := [name for name in names if not (folder / name).is_file()]:
         raise InputError(f"{index} names {listed(absent)}, not in that folder: download the rest")
     return [folder / name for name in names], places
+
+
+def save_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write a file of tensors, of several processes process 0; raises OSError if it cannot be written."""
+    from safetensors.numpy import save_file
+
+    if is_process_0():
+        os.umask(umask := os.umask(0))
+        with disk_errors():
+            save_file(tensors, str(path), metadata={"format": "pt"})
+        path.chmod(0o666 & ~umask)  # as any other: the library lets the owner alone read
 
 
 def listed(names: list[str], most: int = 5) -> str:

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pretrainrl_jax.atomic import disk_errors, write_json
+from pretrainrl_jax.atomic import write_json
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import is_process_0, process_count
 from pretrainrl_jax.model.decoder import Model, Params
-from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE
+from pretrainrl_jax.model.hugging_face.files import INDEX, SINGLE, save_tensors
 from pretrainrl_jax.model.hugging_face.reading import THREADS, Parameter, Place, copy_matrix, parameters
 from pretrainrl_jax.model.mesh import ONE_DEVICE, Layout, Rules, constrain, row_shards
 from pretrainrl_jax.model.partitioning import place_rows
@@ -36,7 +36,6 @@ class Tensor(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Its size in the file."""
         return int(np.prod(self.parameter.theirs)) * self.dtype.itemsize
 
     def fetch(self) -> np.ndarray:
@@ -60,10 +59,8 @@ class Tensor(NamedTuple):
         """The same where other hosts have parts of it; all processes must ask, in the same order."""
         lies: Any = self.value.sharding
         layout = Layout(lies.mesh)
-        if self.parameter.stacked:
-            return np.asarray(_cut(self.value, np.asarray(self.place, np.int32), layout))
         if self.parameter.axes[0] != "vocabulary":
-            return np.asarray(_everywhere(self.value, layout))
+            return np.asarray(_cut(self.value, np.asarray(self.place, np.int32), layout))
         vocabulary, model, *_ = *lies.spec, None, None
         layout = Layout(lies.mesh, Rules(vocabulary=vocabulary, model=model))
         count, kind = len(self.value), np.dtype(f"uint{8 * self.value.dtype.itemsize}")
@@ -81,9 +78,6 @@ def _cut(x: jax.Array, place: jax.Array, layout: Layout = ONE_DEVICE) -> jax.Arr
     leading, rest = len(place), x.shape[len(place) :]
     begin = (*place, *[jnp.int32(0)] * len(rest))
     return constrain(jax.lax.dynamic_slice(x, begin, (*[1] * leading, *rest)), layout)
-
-
-_everywhere = jax.jit(constrain, static_argnums=1)
 
 
 @partial(jax.jit, static_argnums=2)
@@ -127,7 +121,6 @@ def write_weights(
     Raises InputError if `shard_size` is no size, OSError if they cannot be written.
     """
     from huggingface_hub import split_state_dict_into_shards_factory
-    from safetensors.numpy import save_file
 
     try:
         split = split_state_dict_into_shards_factory(
@@ -138,16 +131,12 @@ def write_weights(
         )
     except ValueError:
         raise InputError(f"export.shard_size is {shard_size!r}: give a size such as 5GB or 500MB") from None
-    os.umask(umask := os.umask(0))
     for file, names in split.filename_to_tensors.items():
         values = {}
         for name, value in _fetched(tensors, names):
             values[name] = value if is_process_0() else None
             advance(1)
-        if is_process_0():
-            with disk_errors():
-                save_file(values, str(folder / file), metadata={"format": "pt"})
-            (folder / file).chmod(0o666 & ~umask)  # as any other: the library lets the owner alone read
+        save_tensors(folder / file, values)
     if split.is_sharded and is_process_0():
         count = sum(int(np.prod(tensor.parameter.theirs)) for tensor in tensors.values())
         metadata = split.metadata | {"total_parameters": count}
