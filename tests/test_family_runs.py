@@ -118,7 +118,7 @@ def test_a_dense_folder_has_nothing_to_balance(tmp_path: Path, tiny_config: Path
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--model.family=mixtral",), "is a mixture, which needs 1 or more a token"),
+        (("--model.family=mixtral",), "a mixture needs 1 or more a token"),
         (("--model.experts=4",), "model.experts is 4: the family qwen3 has none"),
         (("--model.family=olmoe", "--model.experts=2", "--model.experts_per_token=3"), "at least as many"),
         (("--model.router_loss=-2",), "model.router_loss is -2.0: give 0 or more, or -1"),

@@ -79,7 +79,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_been(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--objectives.rlvr.ntp.answer=1"], "objectives.rlvr: grpo learns from answers that are sampled"),
+        (["--objectives.rlvr.ntp.answer=1"], "objectives.rlvr: grpo learns from sampled answers"),
         (["--objectives.rlvr.remine_every=5"], "objectives.rlvr.remine_every is 5"),
         (["--objectives.rlvr.grpo.form=ppo"], "it must be 'dapo', 'grpo' or 'dr_grpo'"),
         (["--objectives.rlvr.grpo.teach=-1"], "objectives.rlvr.grpo.teach is -1: it must be greater"),

@@ -95,7 +95,7 @@ def read_metrics(path: Path) -> list[Json]:
     """The lines of metrics.jsonl; none without the file. A last line cut off by an interrupt is left out."""
     if not path.exists():
         return []
-    lines = [line for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    lines = [line for line in path.read_bytes().decode("utf-8", "replace").splitlines() if line.strip()]
     metrics = []
     for index, line in enumerate(lines):
         try:

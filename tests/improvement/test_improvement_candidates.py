@@ -153,7 +153,7 @@ def test_next_token_training_learns_a_suffix_or_all_of_a_document():
 
 def test_a_method_that_cannot_be_is_refused():
     for wrong in ({"candidates": ("document",)}, {"candidates": ()}, {"candidates": ("rollout", "rollout")}):
-        with pytest.raises(ValueError, match=r"methods\.\*\.candidates"):
+        with pytest.raises(ValueError, match=r"candidates"):
             MethodConfig(**wrong)
     with pytest.raises(ValueError, match="learns one of them"):
         MethodConfig(update="next_token", candidates=("original", "rollout"))
