@@ -119,6 +119,7 @@ def test_a_server_that_goes_away_and_comes_back(alone: Path, improving: Path, tm
     settings = (
         "--judge.server.patience=0.3",
         "--rewriter.server.patience=0.3",
+        "--selfimprove.documents=4",  # fewer replies: each takes a request
         f"--selfimprove.staleness={ahead}",
     )
     uninterrupted = tmp_path / "whole"
