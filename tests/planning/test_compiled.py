@@ -95,7 +95,8 @@ def test_a_program_of_two_layers_is_planned_for_a_tpu_slice(tmp_path: Path) -> N
     (tmp_path / "two.py").write_text(TWO_LAYERS)
     command = [sys.executable, "-m", "pretrainrl_jax.main", "plan", "--config", str(tmp_path / "two.py")]
     command += ["--topology", "v5e:2x2", "--json", "--quiet"]
-    command += ["--evaluate.beams=1", "--evaluate.samples=0", "--mine.sources=popularity"]  # each program takes a process
+    # Few programs, as each takes a process.
+    command += ["--evaluate.beams=1", "--evaluate.samples=0", "--mine.sources=popularity"]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
