@@ -32,7 +32,7 @@ from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.facts.record import Fact
 from pretrainrl_jax.mining import fingerprint
 from pretrainrl_jax.mining.candidates import Candidate
-from pretrainrl_jax.mining.draw import Span, spans
+from pretrainrl_jax.mining.rounds import Span, spans
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_trees
 from pretrainrl_jax.stages.asking import Asker

@@ -1,9 +1,7 @@
-"""Which negatives training sees: of a question's those of one visit; and when all are mined again."""
+"""Which of a question's negatives one visit of training sees."""
 
 import random
-from typing import NamedTuple
 
-from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.trees.layouts import Layout, size
 from pretrainrl_jax.trees.tree import AnswerTree, places, select
 
@@ -37,24 +35,3 @@ def longest(tree: AnswerTree, negatives: int, layout: Layout) -> int:
     # Of named pairs, a short branch may be in more than a long one: then none is left out.
     left = longest_first[negatives:] if negatives and tree.pairs is None else ()
     return size(select(tree, set(range(len(tree.branches))).difference(left)), layout).time
-
-
-class Span(NamedTuple):
-    """A stretch of training on one set of negatives: passes over the facts before it, and after it."""
-
-    start: float
-    stop: float
-
-
-def spans(objective: ObjectiveConfig, facts: int, passes: float, steps: int) -> list[Span]:
-    """One span, or one for every `remine_every` steps of the `steps` planned.
-
-    They are cut by questions, not by rows, since later rows depend on what is mined then: a span takes
-    `remine_every` steps to within the packing of its rows.
-    """
-    if not objective.remines:
-        return [Span(0.0, passes)]
-    visits = max(1, round(passes * facts))
-    of_round = max(1, round(objective.remine_every * visits / steps))
-    starts = range(0, visits, of_round)
-    return [Span(start / facts, min(start + of_round, visits) / facts) for start in starts]

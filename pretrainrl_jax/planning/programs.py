@@ -15,7 +15,7 @@ from pretrainrl_jax.decoding.decode import SMALLEST_BUCKET, bucket
 from pretrainrl_jax.improvement.cost import AROUND, comparing, cost_of, rollout_count
 from pretrainrl_jax.improvement.learning import coefficients as coefficients_of
 from pretrainrl_jax.judging.local import SHORTEST
-from pretrainrl_jax.mining.draw import spans
+from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.model.cost import Flops, flops
 from pretrainrl_jax.model.decoder import Chosen, Model
 from pretrainrl_jax.model.lora import lora_of, split

@@ -9,8 +9,8 @@ from pretrainrl_jax.config import ObjectiveConfig
 from pretrainrl_jax.config.stored import section_as_now
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.hosts.agree import run_on_process_0
-from pretrainrl_jax.mining.draw import spans
 from pretrainrl_jax.mining.fingerprint import PROBES, TOLERANCE, differences, probe_difference, probes
+from pretrainrl_jax.mining.rounds import spans
 from pretrainrl_jax.objectives.loss import asks
 from pretrainrl_jax.stages import budget
 from pretrainrl_jax.stages.anchor import anchor_texts

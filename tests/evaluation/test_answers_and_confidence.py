@@ -17,7 +17,7 @@ from pretrainrl_jax.facts.reading import read_facts
 from pretrainrl_jax.knowledge.confidence import log_loss
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.progress import SILENT
-from pretrainrl_jax.stages import evaluate
+from pretrainrl_jax.stages import calibrate
 from pretrainrl_jax.stages.asking import Asker, as_facts, questions_of
 from pretrainrl_jax.stages.context import Context
 from pretrainrl_jax.workdir import read_workdir
@@ -56,7 +56,7 @@ def probability(loaded, question: str, spelling: tuple[int, ...], temperature: f
 def test_confidence_is_the_probability_of_all_spellings_at_any_temperature(asked, temperature):
     context, loaded, outcomes = asked
     some = outcomes[::29]
-    found = evaluate.confidences(context, loaded, some, [temperature])[:, 0]
+    found = calibrate.confidences(context, loaded, some, [temperature])[:, 0]
     expected = [
         sum(probability(loaded, o.question, spelling, temperature) for spelling in o.best.spellings)
         for o in some
@@ -95,11 +95,11 @@ def test_the_best_answer_has_the_most_probability_among_beams_of_equal_text(aske
 
 def test_the_temperature_has_the_least_log_loss_on_held_out_facts(asked, monkeypatch):
     context, loaded, outcomes = asked
-    described, calibrated = evaluate.calibrate(context, loaded, outcomes)
+    described, calibrated = calibrate.calibrate(context, loaded, outcomes)
     assert "held out, fewer than" in described["reason"]
     assert calibrated == [None] * len(outcomes)
 
-    monkeypatch.setattr(evaluate, "FEWEST", 5)
+    monkeypatch.setattr(calibrate, "FEWEST", 5)
     held_out = [o for o in outcomes if o.group == "held_out"]
     # So that something is right and something wrong, whatever this tiny model has learned.
     made = [
@@ -108,11 +108,11 @@ def test_the_temperature_has_the_least_log_loss_on_held_out_facts(asked, monkeyp
     ]
     held_out = [o for o in made if o.group == "held_out"]
     right = np.array([o.best.right for o in held_out])
-    described, calibrated = evaluate.calibrate(context, loaded, made)
+    described, calibrated = calibrate.calibrate(context, loaded, made)
     losses = [
         log_loss(column, right)
-        for column in evaluate.confidences(
-            context, loaded, held_out, np.geomspace(*evaluate.RANGE, 60).tolist()
+        for column in calibrate.confidences(
+            context, loaded, held_out, np.geomspace(*calibrate.RANGE, 60).tolist()
         ).T
     ]
     before, after = described["log_loss"]
@@ -125,9 +125,9 @@ def test_the_temperature_has_the_least_log_loss_on_held_out_facts(asked, monkeyp
 
 def test_where_all_held_out_answers_are_wrong_nothing_is_fitted(asked, monkeypatch):
     context, loaded, outcomes = asked
-    monkeypatch.setattr(evaluate, "FEWEST", 5)
+    monkeypatch.setattr(calibrate, "FEWEST", 5)
     wrong = [replace(o, believed=(o.best._replace(right=False),)) for o in outcomes]
-    described, _ = evaluate.calibrate(context, loaded, wrong)
+    described, _ = calibrate.calibrate(context, loaded, wrong)
     assert described["reason"].startswith("all answers to the")
 
 

@@ -26,8 +26,8 @@ from pretrainrl_jax.knowledge.theory import KnownAnswers, Prompt, prompt_of, the
 from pretrainrl_jax.model.mesh import make_mesh
 from pretrainrl_jax.objectives.scoring import score_answers
 from pretrainrl_jax.stages.context import Context
-from pretrainrl_jax.stages.evaluate import STATEMENTS, count_statements, told_more
 from pretrainrl_jax.stages.pretrain import of_documents
+from pretrainrl_jax.stages.statements import FILE, count_statements, told_more
 from pretrainrl_jax.trees.templates import Template, encode_branches
 from pretrainrl_jax.trees.tree import AnswerTree, Branch
 from pretrainrl_jax.workdir import read_workdir
@@ -341,7 +341,7 @@ def test_files_are_counted_once(context: Context, tmp_path: Path, capsys: pytest
     counts = count_statements(asked, None)
     assert counts == of_texts(context.facts, [*texts, texts[0]])
     assert counts.statements == 11
-    assert (tmp_path / STATEMENTS).exists()
+    assert (tmp_path / FILE).exists()
     assert "counts statements" in capsys.readouterr().out
     assert count_statements(asked, None) == counts
     assert "counts statements" not in capsys.readouterr().out
