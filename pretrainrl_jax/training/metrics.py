@@ -36,11 +36,16 @@ class MetricsWriter(AbstractContextManager["MetricsWriter", None]):
         written = Path(self._spool.name) if self._spool else workdir
         path = workdir / "metrics.jsonl"
         if path.is_file():
-            lines = path.read_text().splitlines(keepends=True)
-            # A run that was killed may have left half a line at the end.
-            complete = [(x, json.loads(x)) for x in lines if x.endswith("\n")]
-            kept = [x for x, values in complete if values["stage"] != stage or values["step"] <= start > 0]
-            write_text(written / path.name, "".join(kept))
+            lines = path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
+
+            def stays(line: str) -> bool:
+                try:
+                    values = json.loads(line)
+                    return line.endswith("\n") and (values["stage"] != stage or values["step"] <= start > 0)
+                except (ValueError, KeyError, TypeError):
+                    return False  # a machine that went down may have left half a line, or bytes of no text
+
+            write_text(written / path.name, "".join(filter(stays, lines)))
         self._file = (written / path.name).open("a")
         folder = written / "tensorboard" / stage
         folder.mkdir(parents=True, exist_ok=True)

@@ -176,8 +176,11 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
     templates = [str(path.relative_to(folder)) for path in sorted((folder / TEMPLATES).glob("*.jinja"))]
     files = {n: (folder / n).read_bytes() for n in (*FILES, *templates) if (folder / n).is_file()}
     if (stated := folder / "special_ids.json").is_file():
-        ids = json.loads(stated.read_text())
-        return Tokenizer(backend, ids["bos"], tuple(ids["eos"]), files)
+        try:
+            ids = json.loads(stated.read_text())
+            return Tokenizer(backend, ids["bos"], tuple(ids["eos"]), files)
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{stated} is damaged: it names a checkpoint's BOS and EOS ids") from None
     eos = stated_eos(folder)
     if not eos and backend.eos_token_id is not None:
         eos = (backend.eos_token_id,)

@@ -254,6 +254,9 @@ def test_adapters_of_another_model_are_refused(qwen3, tmp_path):
     save_file({"other": next(iter(tensors.values()))}, few / WEIGHTS)
     with pytest.raises(InputError, match="has other that is no adapter of a matrix of it"):
         load(few)
+    save_file({}, few / WEIGHTS)
+    with pytest.raises(InputError, match="has no tensor: it is no adapter"):
+        load(few)
     (few / "adapter_config.json").write_text("[1]")
     with pytest.raises(InputError, match="no JSON object"):
         load(few)

@@ -406,6 +406,14 @@ def test_a_damaged_description_is_named(damage: Callable[[str], str], stage: Pat
         load(stage)
 
 
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"bos": 1}', '{"bos": 1, "eos": 2}'])
+def test_damaged_ids_of_a_tokenizer_are_named(left: str, stage: Path) -> None:
+    save(stage, state_at(2))
+    (stage / "tokenizer" / "special_ids.json").write_text(left)
+    with pytest.raises(InputError, match=r"special_ids\.json is damaged"):
+        load(stage)
+
+
 def test_a_missing_step_is_named(stage: Path) -> None:
     save(stage, state_at(2), finished=True)
     with pytest.raises(InputError, match=r"no checkpoint or Hugging Face model at .*/3"):

@@ -85,11 +85,16 @@ def test_a_stage_that_starts_again_leaves_nothing_of_before(tmp_path: Path) -> N
     assert steps(tmp_path, "train/ntp") == [2, 3]
 
 
+@pytest.mark.parametrize(
+    "left", [b'{"stage": "pretrain", "ste', b"\0\0\0\n", b"\xff\xfe\n", b"[1]\n", b'{"stage": 1}\n']
+)
 @pytest.mark.parametrize("stage", ["pretrain", "train/ntp"])
-def test_a_line_cut_off_when_the_machine_went_down_is_removed(stage: str, tmp_path: Path) -> None:
+def test_a_line_cut_off_when_the_machine_went_down_is_removed(
+    stage: str, left: bytes, tmp_path: Path
+) -> None:
     write(tmp_path, "pretrain", range(1, 4))
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"stage": "pretrain", "ste')
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(left)
     write(tmp_path, stage, range(3, 5), start=2)
     assert steps(tmp_path, stage)[-2:] == [3, 4]
     assert steps(tmp_path, "pretrain")[:3] == [1, 2, 3]

@@ -76,6 +76,8 @@ def read_config(folder: Path) -> tuple[Lora, str]:
             "that it is for"
         )
     found = {tensor.split(".")[-3:][0] for tensor in _tensors(folder)}
+    if not found:  # else it would be the model that it is for, without a word
+        raise InputError(f"{folder / WEIGHTS} has no tensor: it is no adapter")
     names = zip(MATRICES, THEIRS, strict=True)
     targets = tuple(name for name, theirs in names if found & {theirs, BY_NUMBER.get(name)})
     return Lora(rank, float(alpha), targets, stabilised), base
