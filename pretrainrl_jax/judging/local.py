@@ -127,8 +127,12 @@ def encode_plain(tokenizer: Tokenizer, texts: Sequence[str]) -> list[tuple[int, 
     try:
         return tokenizer.encode_all(texts)
     except InputError:
-        if len(texts) > 1:  # a text becomes the same tokens beside whatever others
-            return [encode_plain(tokenizer, [text])[0] for text in texts]
-    names = tokenizer.backend.convert_ids_to_tokens(sorted(tokenizer.control))
-    spelt = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
-    return [tokenizer.encode(spelt.sub(spaced, texts[0]))]
+        names = tokenizer.backend.convert_ids_to_tokens(sorted(tokenizer.control))
+        spelt = re.compile("|".join(re.escape(name) for name in sorted(names, key=len, reverse=True)))
+    encoded = []
+    for text in texts:
+        try:
+            encoded.append(tokenizer.encode(text))
+        except InputError:
+            encoded.append(tokenizer.encode(spelt.sub(spaced, text)))
+    return encoded
