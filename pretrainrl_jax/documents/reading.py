@@ -23,7 +23,7 @@ from pretrainrl_jax.facts.cleaning import Unusable
 from pretrainrl_jax.facts.datasets import open_hf, open_tfds
 from pretrainrl_jax.facts.files import Damaged, ask, check_encoding, is_folder, is_remote, named_for
 from pretrainrl_jax.facts.splits import hashed
-from pretrainrl_jax.facts.tables import arrow_rows, decoded, kind, parquet_file
+from pretrainrl_jax.facts.tables import Ambiguous, arrow_rows, decoded, each_once, kind, parquet_file
 from pretrainrl_jax.facts.written import cells
 
 KINDS = re.compile(
@@ -301,9 +301,9 @@ def parse(raw: Raw, settings: DocumentsConfig) -> Parsed:
 def _parsed_json(text: str, must: bool) -> Any:
     """The object of a line of JSON; a record that need not be one is plain text where it is none."""
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
-        if must:
+        if must or isinstance(error, Ambiguous):
             raise Unusable(rules.NOT_JSON, first_line(error)) from None
         return text
     if not isinstance(values, dict):

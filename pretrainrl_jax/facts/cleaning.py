@@ -43,7 +43,7 @@ RULES = {
     "null answer": "the answer reads as nothing, as None or nan (facts.nulls says which words do)",
     "empty answer": "nothing is left of any answer normalised: punctuation alone",
     "bad popularity": "a popularity is no number, negative or infinite",
-    "not text": "a nested value, or true or false, stands where text should",
+    "not text": "a nested value, true or false, a duration or an infinite number stands where text should",
     "broken text": "half of a surrogate pair stands in a text",
     "broken list": "an answer begins as a list written as text does, and is none",
     "several lines": "an answer has several lines: facts.answer_separator='\\n' makes answers of them",
@@ -66,6 +66,7 @@ _MARKS = re.compile(
 SURROGATE = re.compile("[\ud800-\udfff]")
 _BREAK = re.compile("[\r\n]")
 _SCALARS = (int, float, Decimal, date, time)
+_INFINITE = (math.inf, -math.inf)  # as JSON's 1e400 is read
 _THOUSANDS = re.compile(r"\d{1,3}(,\d{3})+(\.\d+)?")
 _NO_NUMBER = frozenset(("nan", "n/a", "na", "none", "null", "<na>", "#n/a", "-"))
 MAYBE_NULL = frozenset(("na", "n/a", "none", "null", "nil", "nan"))  # NA is Namibia's sign, too
@@ -81,7 +82,7 @@ class Unusable(Exception):
 
 
 class NotText(Unusable):
-    """A cell holds something nested, or true or false, where text should be."""
+    """A cell holds something nested, true or false, or another value that is no text."""
 
 
 class BrokenList(Exception):
@@ -115,11 +116,17 @@ def one_line(text: str) -> str:
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
+def is_text(value: Any) -> bool:
+    """Whether a cell's value is a text, or is written as one: a number, a day, None."""
+    scalar = isinstance(value, _SCALARS) and not isinstance(value, bool) and value not in _INFINITE
+    return scalar or value is None or isinstance(value, str)
+
+
 def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> str:
     """The text of a cell: numbers, dates and times as people write them, "" for None and NaN.
 
     Numbers of a column of whole ones lose their ".0", days lose their 00:00: `column` is what the survey saw.
-    Raises NotText for anything else.
+    Raises NotText for anything else, an infinite number too.
     """
     if isinstance(value, str):
         if column.whole and value.rstrip().endswith(".0") and WHOLE.fullmatch(value):
@@ -131,7 +138,7 @@ def text_in(value: Any, repaired: Counter[str], column: Column = ANYTHING) -> st
         return value
     if value is None or (isinstance(value, (float, Decimal)) and value != value):
         return ""
-    if not isinstance(value, _SCALARS) or isinstance(value, bool):
+    if not is_text(value):
         raise NotText(NOT_TEXT)
     if isinstance(value, datetime) and column.midnight and value.time() == time():
         repaired[DATE] += 1

@@ -201,9 +201,12 @@ def _shown(values: Iterable[Any]) -> str:
 
 def _holds(path: str, values: Sequence[Any]) -> str:
     """What stands in a column where text should, with the names inside."""
-    parts = (written(part) if isinstance(part, str) else part for part in leaves(values, opened=True))
+    parts = [written(part) if isinstance(part, str) else part for part in leaves(values, opened=True)]
     named = next((part for part in parts if isinstance(part, dict)), None)
-    inside = "true or false" if named is None else shown([str(name) for name in named])
+    if named is not None:
+        return f"{path} holds {shown([str(name) for name in named])}"
+    other = next((part for part in parts if not cleaning.is_text(part)), True)
+    inside = "true or false" if isinstance(other, bool) else f"{other} ({type(other).__name__})"
     return f"{path} holds {inside}"
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from pretrainrl_jax.config import Config, FactsConfig
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.facts import cleaning
+from pretrainrl_jax.facts.blocks import blocks
 from pretrainrl_jax.facts.columns import Columns, Survey, check_column, choose_columns
 from pretrainrl_jax.facts.datasets import open_hf, open_tfds, read_entityquestions
 from pretrainrl_jax.facts.duplicates import settle, share_truths
@@ -20,7 +21,7 @@ from pretrainrl_jax.facts.files import Row, Source, is_folder, is_remote
 from pretrainrl_jax.facts.from_rows import FactMaker
 from pretrainrl_jax.facts.questions import read_templates
 from pretrainrl_jax.facts.record import Fact
-from pretrainrl_jax.facts.sorting import SHOWN, Dropped, Sorted, blocks, short
+from pretrainrl_jax.facts.sorting import SHOWN, Dropped, Sorted, short
 from pretrainrl_jax.facts.splits import subsample
 from pretrainrl_jax.facts.tables import read_delimited, read_json, read_json_lines, read_parquet
 

@@ -20,6 +20,7 @@ from pretrainrl_jax.facts.written import is_json, reach
 
 PARQUET_BATCH = 4096  # rows decoded at a time
 DECODER = json.JSONDecoder()
+PAIRS = re.compile(r'"\s*:')  # as often as names stand in a JSON text, or more often: in texts, too
 # What SPARQL endpoints write in TSV (W3C, SPARQL 1.1 Query Results): `?item`; `<…>`, `"Varn"@en`.
 _VARIABLE = re.compile(r"\s*[?$]\w+\s*")
 _TERM = re.compile(r'"((?:[^"\\]|\\.)*)"(?:@[\w-]+|\^\^<[^>]*>)?|<([^>]*)>|([^"<].*|)', re.DOTALL)
@@ -296,15 +297,28 @@ def _parse(text: str, place: str, line: int = 0) -> Any:
     try:
         if text[:1] == "{":  # `json.loads` takes twice the time, for the white space around
             value, end = DECODER.raw_decode(text)
-            if not text[end:].strip(" \t\r\n"):
+            if not text[end:].strip(" \t\r\n") and len(PAIRS.findall(text)) == len(value):
                 return value
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=each_once)
     except json.JSONDecodeError as error:
         where = f"{place}, line {line or error.lineno}"
         raise InputError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or endless brackets
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         where = f"{place}, line {line}" if line else place
         raise InputError(f"{where}: JSON that cannot be read ({first_line(error)})") from None
+
+
+class Ambiguous(ValueError):
+    """A name stands twice in an object: one of the values would be lost."""
+
+
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of its names and values. Raises Ambiguous."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        twice = next(name for name, often in Counter(name for name, _ in pairs).items() if often > 1)
+        raise Ambiguous(f"an object has {twice!r} twice")
+    return made
 
 
 def _row(origin: str, number: int, values: Any) -> Row:

@@ -1,15 +1,19 @@
 """The files of a workdir that a report is made from."""
 
 import json
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
+from pretrainrl_jax.config import Config
 from pretrainrl_jax.config.stored import flat, from_flat, nested, upgraded
 from pretrainrl_jax.errors import InputError
 from pretrainrl_jax.report.formats import Json
 from pretrainrl_jax.report.systems import Systems
+
+_SECTIONS = [field.name for field in fields(Config()) if is_dataclass(getattr(Config(), field.name))]
 
 
 class Inputs(NamedTuple):
@@ -71,6 +75,9 @@ def read_config(workdir: Path) -> tuple[Json, Systems]:
         known = Systems(from_flat({"objectives": {}, "train.systems": ()} | own).objectives)
     except (AttributeError, TypeError, ValidationError):
         raise InputError(f"{path} does not hold the objectives of a run") from None
+    for section in _SECTIONS:
+        if not isinstance(stored.get(section, {}), dict):
+            raise InputError(f"{path} holds no settings under {section!r}, but {str(stored[section])[:40]!r}")
     return stored | nested(values), known
 
 

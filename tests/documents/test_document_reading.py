@@ -136,12 +136,13 @@ def test_array_records_of_json_and_of_plain_text(tmp_path: Path) -> None:
         TEXTS[1].encode(),
         b"{not JSON}",
         b'{"n": 1}',
+        b'{"text": "a", "text": "b"}',
         b"\xff",
     ]
     array_record(tmp_path / "a.array_record-00000-of-00001", records)
     source = stream(tmp_path)
     assert [document.text for document in source.take(9)] == [*TEXTS[:2], "{not JSON}"]
-    assert source.dropped == {rules.NO_COLUMN: 1, rules.BAD_BYTES: 1}
+    assert source.dropped == {rules.NO_COLUMN: 1, rules.NOT_JSON: 1, rules.BAD_BYTES: 1}
 
 
 def test_a_hugging_face_data_set(tmp_path: Path) -> None:
@@ -189,11 +190,12 @@ def test_what_is_no_document_is_counted_by_its_rule(tmp_path: Path) -> None:
         b'{"text": "good"}', b'{"text": " "}', b'{"text": null}', b'{"body": "x"}', b'{"text": 3}',
         b'{"text": ["a"]}', b"[1]", b'{"text": "cut', b'{"text": "\xff"}', b'{"text": "\\ud800"}',
         b'{"text": "a\\u0000b"}', b"[" * 100_000, b'{"text": "' + b"x" * 50 + b'"}',
+        b'{"text": "a", "text": "b"}',
     ]  # fmt: skip
     source = stream(write(tmp_path / "a.jsonl", b"\n".join(lines)), longest=20)
     assert [document.text for document in source.take(99)] == ["good", "x" * 20]
     assert source.dropped == {
-        rules.BLANK: 2, rules.NO_COLUMN: 1, rules.NO_TEXT: 2, rules.NOT_JSON: 3, rules.BAD_BYTES: 2,
+        rules.BLANK: 2, rules.NO_COLUMN: 1, rules.NO_TEXT: 2, rules.NOT_JSON: 4, rules.BAD_BYTES: 2,
         rules.BINARY: 1, rules.SHORTENED: 1,
     }  # fmt: skip
     assert source.dropped.keys() <= rules.RULES.keys()

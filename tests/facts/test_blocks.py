@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pretrainrl_jax.errors import InputError
-from pretrainrl_jax.facts import plain, reading, sorting
+from pretrainrl_jax.facts import blocks, plain, reading
 from pretrainrl_jax.facts.cleaning import clean, tidy
 from pretrainrl_jax.facts.columns import Survey
 from pretrainrl_jax.facts.files import Row
@@ -57,7 +57,7 @@ def told(rows: list[dict[str, Any]], **settings: Any) -> str:
 def test_blocks_give_what_rows_give(
     rows: list[dict[str, Any]], size: int, categories: tuple[str, ...], nulls: tuple[str, ...]
 ) -> None:
-    with patch.object(sorting, "ROWS", size):
+    with patch.object(blocks, "ROWS", size):
         by_block = told(rows, categories=categories, nulls=nulls)
     with (
         patch("pretrainrl_jax.facts.sorting.plain_cells", lambda _, rows: [None] * len(rows)),
@@ -116,6 +116,6 @@ def test_later_rows_may_say_what_a_column_is(tmp_path: Path) -> None:
     rows += [{"question": "When at last?", "answer": "a while ago", "aliases": ["long ago"]}]
     path = tmp_path / "facts.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with patch.object(sorting, "ROWS", 2):
+    with patch.object(blocks, "ROWS", 2):
         facts = read(path).facts
     assert [fact.answers for fact in facts] == [("1990.0",)] * 4 + [("a while ago", "long ago")]

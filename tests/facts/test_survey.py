@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pretrainrl_jax.facts.blocks import blocks
 from pretrainrl_jax.facts.columns import PATHS, Survey
 from pretrainrl_jax.facts.files import Row
-from pretrainrl_jax.facts.sorting import blocks
 from pretrainrl_jax.facts.written import cells
 
 names = st.text("ab.", min_size=1, max_size=2)

@@ -4,6 +4,7 @@ import json
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,14 @@ BROKEN = {
         '{"question": "Who?", "answer": "a"} {"question": "Why?", "answer": "b"}\n',
         "two.jsonl, line 1: not JSON (Extra data at column 37)",
     ),
+    "twice.jsonl": (
+        '{"question": "Who?", "answer": "a", "answer" : "b"}\n',
+        "twice.jsonl, line 1: JSON that cannot be read (Ambiguous: an object has 'answer' twice)",
+    ),
+    "inner.json": (
+        '[{"question": "Who?",\n"answer": {"en": "a", "en": "b"}}]',
+        "inner.json: JSON that cannot be read (Ambiguous: an object has 'en' twice)",
+    ),
     "term.tsv": ('?item\t?answer\n<Q1>\t"a"@en\n<Q2\t"b"@en\n', "line 3: '<Q2' is no SPARQL term"),
     "deep.jsonl": ("{}\n" + "[" * 100_000, "deep.jsonl, line 2: JSON that cannot be read"),
     "none.parquet": ("question", "is not a whole Parquet file"),
@@ -251,6 +260,18 @@ def test_numbers_of_32_bits_in_nested_columns(tmp_path: Path) -> None:
     reading = read(tmp_path / "facts.parquet", columns={"answers": "answer.others"})
     assert [fact.answers for fact in reading.facts] == [("0.1", "2.7")]
     assert len(reading.dropped) == 2
+
+
+@pytest.mark.parametrize("value", [timedelta(hours=1), float("inf")])
+def test_what_no_text_is_is_shown(value: timedelta | float, tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+    rows = [{"question": "Who?", "answer": value, "aliases": "me"}]
+    rows += [{"question": "What?", "answer": None, "aliases": "a man"}]
+    reading = read(write(tmp_path / "facts.parquet", rows))
+    assert [fact.answers for fact in reading.facts] == [("a man",)]
+    assert [(row.rule, row.text) for row in reading.dropped] == [
+        ("not text", f"answer holds {value} ({type(value).__name__}): Who? | {value} | me")
+    ]
 
 
 def test_numbers_of_32_bits_of_numpy() -> None:

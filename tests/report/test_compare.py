@@ -181,6 +181,9 @@ def test_what_cannot_be_compared_is_refused(two: tuple[Path, Path], turned: bool
     pairs = workdir(other / "f", {"ntp": world(range(9))})
     change(pairs / "config.json", preferences={"path": "pairs.jsonl"})
     bad[pairs] = "--compare is for runs on facts, and .*f is one on preferences"
+    by_hand = workdir(other / "g", {"ntp": world(range(9))})
+    change(by_hand / "config.json", facts="facts.csv")
+    bad[by_hand] = "g/config.json holds no settings under 'facts', but 'facts.csv'"
     (other / "e").mkdir()
     bad[other / "e"] = "config.json is missing"
     for path, words in bad.items():

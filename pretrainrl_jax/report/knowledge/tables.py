@@ -6,7 +6,7 @@ Those of one row a system are data: columns, by `columns.sheet`.
 from collections.abc import Iterable, Mapping
 from functools import partial
 
-from pretrainrl_jax.report import charts, drawing
+from pretrainrl_jax.report import drawing
 from pretrainrl_jax.report.columns import (
     Cell,
     Sheet,
@@ -29,7 +29,7 @@ from pretrainrl_jax.report.columns import (
     sheet,
 )
 from pretrainrl_jax.report.formats import Json, chance, percent
-from pretrainrl_jax.report.knowledge import theory
+from pretrainrl_jax.report.knowledge import pictures, theory
 from pretrainrl_jax.report.knowledge.figures import FALSEHOODS, OUTCOMES, STATES, answers, shown_as
 from pretrainrl_jax.report.outcomes import GROUPS, grouped, truth
 from pretrainrl_jax.report.summary import noun
@@ -246,10 +246,10 @@ def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, show
         return [(title, of) for title, of in made.items() if len(of.heads) > of.words]
 
     asked = {name: list(grouped(evaluations[name])["trained"].values()) for name in told}
-    pictures = [
-        (f"Reliability of {label(name)}", charts.reliability(asked[name], heads[name])) for name in shown
+    drawn = [
+        (f"Reliability of {label(name)}", pictures.reliability(asked[name], heads[name])) for name in shown
     ]
-    pictures.append(("Mistakes by how much is answered, one line a system", charts.risk(asked, known)))
+    drawn.append(("Mistakes by how much is answered, one line a system", pictures.risk(asked, known)))
     changed = [name for name, own in told.items() if own.get("changes", {}).get("flips")]
     method = shown[-1] if shown[-1] in changed else next(iter(changed), "")
     changes = told[method]["changes"] if method else {}
@@ -259,7 +259,7 @@ def section(summary: Json, evaluations: Mapping[str, Json], known: Systems, show
         "probable": by_set(PROBABLE, "{}"),
         "surest": [(label(name), surest(evaluations[name])) for name in shown],
         "repeated": [(label(name), repeated(told[name]["repeated"])) for name in shown],
-        "pictures": [picture for picture in pictures if picture[1]],
+        "pictures": [picture for picture in drawn if picture[1]],
         "ordered": by_set(ORDERED, "{}", "confidence"),
         "calibrated": by_set(CALIBRATED, "{}"),
         "temperatures": by_system(TEMPERATURES, "temperature"),
