@@ -23,15 +23,18 @@ from helpers.eight_devices import SOONER
 def pytest_configure() -> None:
     """In all processes of a test run XLA optimises little, and writes machine code the sooner way.
 
-    It is asked for the latter where it still knows that: it ends a process that has a flag which it does not
-    know, so another one tries. Examples of hypothesis may take long: a machine may be busy.
+    Operations do not carry where in the source they came from, which takes JAX a twentieth of such a run.
+    XLA is asked for the sooner way where it still knows that: it ends a process that has a flag which it
+    does not know, so another one tries. Examples of hypothesis may take long: a machine may be busy.
     """
     slow = [hypothesis.HealthCheck.too_slow]
     hypothesis.settings.register_profile("patient", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("patient")
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-    if "jax" in sys.modules:  # has read that already
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
+    if "jax" in sys.modules:  # has read those already
         sys.modules["jax"].config.update("jax_disable_most_optimizations", True)
+        sys.modules["jax"].config.update("jax_traceback_in_locations_limit", 0)
     given = os.environ.get("XLA_FLAGS", "")
     if SOONER in given:
         return

@@ -76,6 +76,8 @@ class Decoder(Part):
             in_axes=(0, *[nn.broadcast] * 4),  # type: ignore[arg-type]
             length=s.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
+            # That traces a layer twice. To make parameters it stays, or a seed would make others than before.
+            check_constancy_invariants=self.is_initializing(),
         )(s, self.layout, self.kernel, name="layers")
         stored = [(cache.keys, cache.values) for cache in caches]
         x, of_layers = layers(x, (stored, windows), angles, masks, distances, real)
