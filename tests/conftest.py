@@ -64,6 +64,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
+def pytest_sessionfinish() -> None:
+    """Pytest looks for cycles five times before it ends: of what is left there are seconds each time."""
+    gc.freeze()
+
+
 MOST_MAPS = 30_000  # of a process's memory: Linux allows 65,530, and a compiled program has about 14
 LOOKS = itertools.count(1)
 
